@@ -1,0 +1,35 @@
+# `make demo` and `make test` work on a fresh clone: both set up a virtual environment first.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: demo test lint nightly wheel clean
+
+$(STAMP): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $@
+
+demo: $(STAMP) ## train an agent on the metals set and compare it with BFGS on crystals it has never seen
+	$(BIN)/relaxrl train configs/demo.yaml run.dir=runs/demo
+	$(BIN)/relaxrl evaluate --agent runs/demo --structures metals:test --calculator emt --out runs/demo/evaluation
+
+test: $(STAMP) lint wheel ## all checks and the tests but the slow ones
+	$(BIN)/python -m pytest -m 'not slow'
+
+lint: $(STAMP) ## style, types, import directions
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+nightly: $(STAMP) ## the slow learning tests too
+	$(BIN)/python -m pytest
+
+wheel: $(STAMP) ## build the wheel from the sdist, install it into an empty environment, use it away from the checkout
+	PYTHON=$(abspath $(BIN)/python) sh tests/wheel_check.sh
+
+clean: ## remove everything that make has made
+	rm -rf $(VENV) build dist runs

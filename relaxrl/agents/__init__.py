@@ -1,0 +1,1 @@
+"""TD3 and what it needs: replay, expert, exploration, curriculum, shipped models."""

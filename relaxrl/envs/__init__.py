@@ -1,0 +1,1 @@
+"""The relaxation environment: state, action correction, reward; it runs without any network."""

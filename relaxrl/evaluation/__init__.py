@@ -1,0 +1,1 @@
+"""One agent or optimizer on a fixed list of structures: table, statistics, plots, report."""

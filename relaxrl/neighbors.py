@@ -1,0 +1,107 @@
+"""Edges of an `AtomGraph`: neighbour lists from vesin, kept over small moves by a Verlet skin."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import vesin
+from torch import Tensor
+
+from relaxrl.graph import AtomGraph
+
+
+def with_edges(graph: AtomGraph, cutoff: float, max_neighbors: int | None = None) -> AtomGraph:
+    """The graph with directed edges i→j between all atoms closer than `cutoff`, periodic images included.
+
+    Args:
+        graph: The structures.
+        cutoff: Å.
+        max_neighbors: Keep only this many nearest neighbours of each centre; None keeps all. Which of several equally
+            distant neighbours are kept is decided by order, and an atom passing another makes the edges jump: leave it
+            at None unless memory forbids.
+
+    Returns:
+        A copy with `edge_index` (2, n_edges) and `edge_shift` (n_edges, 3).
+    """
+    counts = graph.atoms_per_graph.tolist()
+    positions = graph.positions.detach().cpu().numpy().astype(np.float64, copy=False)
+    cells = graph.cell.detach().cpu().numpy().astype(np.float64, copy=False)
+    pbc = graph.pbc.cpu().numpy()
+    neighbor_list = vesin.NeighborList(cutoff=cutoff, full_list=True, sorted=True)
+    centres, neighbours, shifts, first = [], [], [], 0
+    for size, cell, periodic in zip(counts, cells, pbc, strict=True):
+        i, j, shift, distance = neighbor_list.compute(
+            points=positions[first : first + size],
+            box=_full_cell(cell, periodic),
+            periodic=periodic,
+            quantities="ijSd",
+        )
+        if max_neighbors is not None:
+            kept = _nearest(i, distance, max_neighbors)
+            i, j, shift = i[kept], j[kept], shift[kept]
+        centres.append(i.astype(np.int64) + first)
+        neighbours.append(j.astype(np.int64) + first)
+        shifts.append(shift)
+        first += size
+    device = graph.positions.device
+    edge_index = torch.from_numpy(np.stack([np.concatenate(centres), np.concatenate(neighbours)])).to(device)
+    edge_shift = torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.positions.dtype)
+    return graph.replace(edge_index=edge_index, edge_shift=edge_shift)
+
+
+class SkinnedNeighbors:
+    """Edges that are made with a skin and reused until an atom has moved by half of it.
+
+    The edges returned hold all pairs within `cutoff` and some beyond it: whoever uses them must let contributions
+    vanish at the cutoff, as potentials and networks do.
+
+    Args:
+        cutoff: Å.
+        skin: Å; 0 makes new edges at every call.
+    """
+
+    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
+        self.cutoff = cutoff
+        self.skin = skin
+        self._built: AtomGraph | None = None
+
+    def __call__(self, graph: AtomGraph) -> AtomGraph:
+        """The graph with edges; new ones only where atoms, cells or the batch have changed by too much."""
+        if self._built is None or not self._still_valid(self._built, graph):
+            self._built = with_edges(graph, self.cutoff + self.skin)
+            return self._built
+        return graph.replace(edge_index=self._built.edge_index, edge_shift=self._built.edge_shift)
+
+    def _still_valid(self, built: AtomGraph, graph: AtomGraph) -> bool:
+        if not (_equal(built.graph_index, graph.graph_index) and _equal(built.cell, graph.cell)):
+            return False
+        if not _equal(built.pbc, graph.pbc):
+            return False
+        moved = torch.linalg.vector_norm(graph.positions.detach() - built.positions.detach(), dim=-1)
+        return bool(torch.all(moved < 0.5 * self.skin))
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and torch.equal(a, b)
+
+
+def _full_cell(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
+    """Vesin wants an invertible box: non-periodic directions without a cell get unit vectors normal to the others."""
+    if periodic.all() or not periodic.any():
+        return cell
+    full = cell.copy()
+    for axis in np.flatnonzero(~periodic):
+        others = full[[k for k in range(3) if k != axis]]
+        if np.linalg.norm(full[axis]) < 1e-8:
+            normal = np.linalg.svd(others)[2][-1]
+            full[axis] = normal
+    return full
+
+
+def _nearest(centres: np.ndarray, distances: np.ndarray, n: int) -> np.ndarray:
+    """Indices of each centre's `n` nearest edges, in the original order."""
+    order = np.lexsort((distances, centres))
+    ordered = centres[order]
+    starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
+    rank = np.arange(len(order)) - np.repeat(starts, np.diff(np.r_[starts, len(order)]))
+    return np.sort(order[rank < n])

@@ -1,0 +1,1 @@
+"""Structure in; energy, forces and stress out."""

@@ -1,0 +1,1 @@
+"""Where episodes start: read, generate, perturb, split, weigh."""

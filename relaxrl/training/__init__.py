@@ -1,0 +1,1 @@
+"""The training loops: act, store, update, evaluate, checkpoint."""
