@@ -29,9 +29,7 @@ def graph_from_atoms(atoms: Atoms | Sequence[Atoms]) -> AtomGraph:
         positions=torch.from_numpy(np.concatenate([structure.positions for structure in structures])),
         cell=torch.from_numpy(np.stack([structure.cell.array for structure in structures])),
         pbc=torch.from_numpy(np.stack([structure.pbc for structure in structures])),
-        atomic_numbers=torch.from_numpy(
-            np.concatenate([structure.numbers for structure in structures]).astype(np.int64)
-        ),
+        atomic_numbers=torch.from_numpy(numbers),
         graph_index=torch.repeat_interleave(torch.arange(len(structures)), sizes),
     )
 
