@@ -1,0 +1,74 @@
+import numpy as np
+import pytest
+import torch
+from ase import Atoms
+from ase.build import bulk, fcc111, molecule
+from ase.neighborlist import neighbor_list
+
+from relaxrl.io import graph_from_atoms
+from relaxrl.neighbors import SkinnedNeighbors, with_edges
+
+CUTOFF = 4.3
+
+
+def structures() -> list[Atoms]:
+    slab = fcc111("Al", (2, 2, 2), vacuum=4.0)
+    slab.pbc = (True, True, False)
+    flat = fcc111("Al", (2, 2, 2))  # no vector at all along the surface normal
+    crystal = bulk("Cu").repeat((1, 1, 2))
+    crystal.rattle(0.05, seed=1)
+    crystal.positions += crystal.cell[0] * 3  # far outside the cell
+    return [crystal, slab, flat, molecule("CH3CH2OH"), Atoms("Pt")]
+
+
+@pytest.mark.parametrize("index", range(5))
+def test_edges_are_those_of_ase(index):
+    atoms = structures()[index]
+    graph = with_edges(graph_from_atoms(atoms), CUTOFF)
+    i, vectors = neighbor_list("iD", atoms, CUTOFF)
+    ours = np.c_[graph.edge_index[0].numpy(), graph.edge_vectors().numpy()].round(8)
+    theirs = np.c_[i, vectors].round(8)
+    assert len(ours) == len(theirs)
+    np.testing.assert_allclose(ours[np.lexsort(ours.T)], theirs[np.lexsort(theirs.T)], atol=1e-7)
+
+
+def test_batch_has_the_edges_of_its_parts_and_none_between_them():
+    parts = structures()
+    whole = with_edges(graph_from_atoms(parts), CUTOFF)
+    owner = whole.graph_index[whole.edge_index]
+    assert torch.equal(owner[0], owner[1])
+    counts = torch.bincount(owner[0], minlength=len(parts)).tolist()
+    assert counts == [with_edges(graph_from_atoms(part), CUTOFF).edge_index.shape[1] for part in parts]
+
+
+def test_max_neighbors_keeps_the_nearest():
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.1, seed=0)
+    every = with_edges(graph_from_atoms(atoms), CUTOFF)
+    some = with_edges(graph_from_atoms(atoms), CUTOFF, max_neighbors=5)
+    for atom in range(len(atoms)):
+        lengths = every.edge_vectors()[every.edge_index[0] == atom].norm(dim=1).sort().values
+        kept = some.edge_vectors()[some.edge_index[0] == atom].norm(dim=1).sort().values
+        assert torch.equal(kept, lengths[:5])
+
+
+def test_skin_reuses_edges_for_small_moves_and_not_for_large_ones():
+    graph = graph_from_atoms(structures()[0])
+    neighbors = SkinnedNeighbors(CUTOFF, skin=0.4)
+    first = neighbors(graph)
+    near = neighbors(graph.replace(positions=graph.positions + 0.05))
+    assert near.edge_index is first.edge_index
+    moved = graph.positions.clone()
+    moved[0] += 0.3
+    far = neighbors(graph.replace(positions=moved))
+    assert far.edge_index is not first.edge_index
+
+
+def test_skinned_edges_hold_all_pairs_within_the_cutoff_after_a_move():
+    graph = graph_from_atoms(structures()[0])
+    neighbors = SkinnedNeighbors(CUTOFF, skin=0.6)
+    neighbors(graph)
+    moved = graph.replace(positions=graph.positions + 0.1 * torch.sin(17 * graph.positions))
+    kept = neighbors(moved).edge_vectors().norm(dim=1)
+    fresh = with_edges(moved, CUTOFF).edge_vectors().norm(dim=1)
+    torch.testing.assert_close(kept[kept < CUTOFF].sort().values, fresh.sort().values, atol=1e-12, rtol=0)
