@@ -26,14 +26,8 @@ def main() -> None:
     atoms = bulk("Cu", cubic=True)
     atoms.rattle(0.1, seed=0)
     write("start.xyz", atoms)
-    subprocess.run(
-        [
-            *command,
-            *"evaluate --agent none --structures start.xyz --calculator emt --methods BFGS,FIRE --out out".split(),
-        ],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
+    arguments = ["--structures", "start.xyz", "--calculator", "emt", "--methods", "BFGS,FIRE", "--out", "out"]
+    subprocess.run([*command, "evaluate", "--agent", "none", *arguments], check=True, stdout=subprocess.DEVNULL)
     summary = json.loads(Path("out/summary.json").read_text())
     assert "BFGS" in json.dumps(summary)
     sys.stdout.write(f"wheel {relaxrl.__version__} works away from the checkout\n")
