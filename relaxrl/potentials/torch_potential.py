@@ -1,0 +1,287 @@
+"""Potentials written in torch: batched over structures, differentiable twice, on a CPU or a GPU."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import torch
+from ase.data import chemical_symbols
+from torch import Tensor
+
+from relaxrl.errors import CalculatorError
+from relaxrl.graph import AtomGraph, scatter_sum
+from relaxrl.neighbors import SkinnedNeighbors, with_edges
+from relaxrl.potentials.base import Evaluation, Potential
+
+MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
+
+
+@dataclass(frozen=True)
+class Topology:
+    """Which atoms interact: everything about the edges that stays the same while atoms move a little.
+
+    Attributes:
+        centre: (n_edges,), int64.
+        neighbour: (n_edges,), int64.
+        atomic_numbers: (n_atoms,), int64.
+        cache: Values that a potential computes once for this topology, such as parameters gathered on edges.
+    """
+
+    centre: Tensor
+    neighbour: Tensor
+    atomic_numbers: Tensor
+    cache: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
+
+    def once(self, name: str, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
+        """The value of `make()`, computed at the first call with this name."""
+        if name not in self.cache:
+            self.cache[name] = make()
+        return self.cache[name]
+
+    def sum_to_atoms(self, values: Tensor, index: Tensor) -> Tensor:
+        """Sums of edge `values` (n_edges, ...) over equal atoms `index` (n_edges,): (n_atoms, ...)."""
+        return scatter_sum(values, index, len(self.atomic_numbers))
+
+
+class TorchPotential(Potential):
+    """A short-ranged potential, as a formula for the energy of each atom from the vectors to its neighbours.
+
+    A subclass gives `atom_energies`; forces, stress and second derivatives follow from it. Where it pays, it also gives
+    the first derivatives by hand in `energy_gradients`.
+
+    Args:
+        name: What error messages call it.
+        cutoff: Å; the energy depends on no pair of atoms farther apart.
+        elements: Atomic numbers with parameters; None where all elements are alike.
+        undirected: Whether the formula wants each pair of atoms once, as (i, j), rather than also as (j, i).
+        skin: Å; edges are reused by `evaluate` until an atom has moved by half of it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        cutoff: float,
+        elements: Iterable[int] | None = None,
+        undirected: bool = True,
+        skin: float = 0.5,
+    ) -> None:
+        self.name = name
+        self.cutoff = cutoff
+        self.elements = None if elements is None else frozenset(elements)
+        self.undirected = undirected
+        self._neighbors = SkinnedNeighbors(cutoff, skin)
+        self._built: tuple[Tensor, Topology, Tensor, Tensor] | None = None
+
+    @abstractmethod
+    def atom_energies(self, topology: Topology, vectors: Tensor) -> Tensor:
+        """Energy of each atom, (n_atoms,), eV, as a twice differentiable function of the edge vectors.
+
+        Args:
+            topology: The edges, each pair once if `undirected`; they may be longer than the cutoff.
+            vectors: (n_edges, 3), Å, from centre to neighbour.
+        """
+
+    def energy_gradients(self, topology: Topology, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Energy of each atom, (n_atoms,), and derivative of the total energy by each vector, (n_edges, 3), eV/Å."""
+        leaf = vectors.detach().requires_grad_()
+        with torch.enable_grad():
+            energies = self.atom_energies(topology, leaf)
+            (gradients,) = torch.autograd.grad(energies.sum(), leaf, materialize_grads=True)
+        return energies.detach(), gradients
+
+    def evaluate(self, graph: AtomGraph, stress: bool = False) -> Evaluation:
+        """Evaluate all structures of the batch once, in float64; the stress is NaN where the cell has no volume."""
+        graph = graph.without_edges().to(dtype=torch.float64)
+        unusable = self._unusable(graph)
+        if not unusable:
+            return self._evaluate_all(graph, stress)
+        usable = [k for k in range(graph.n_graphs) if k not in unusable]
+        part = self._evaluate_all(graph.select(usable), stress) if usable else None
+        return _spread(part, usable, unusable, graph, stress)
+
+    def energies(self, graph: AtomGraph) -> Tensor:
+        """Energy of each structure, (n_graphs,), eV, differentiable twice by positions and cell.
+
+        Args:
+            graph: With edges of at least the cutoff; they are made where it has none.
+
+        Raises:
+            CalculatorError: An element has no parameters.
+        """
+        self.check_elements(graph)
+        graph = graph if graph.edge_index is not None else with_edges(graph, self.cutoff)
+        topology, kept = self._topology(graph)
+        energies = self.atom_energies(topology, graph.edge_vectors()[kept])
+        return scatter_sum(energies, graph.graph_index, graph.n_graphs)
+
+    def energies_and_forces(self, graph: AtomGraph) -> tuple[Tensor, Tensor]:
+        """Energies (n_graphs,) and forces (n_atoms, 3) through which gradients flow back to `graph.positions`.
+
+        Args:
+            graph: As for `energies`.
+        """
+        with torch.enable_grad():
+            if not graph.positions.requires_grad:
+                graph = graph.replace(positions=graph.positions.detach().requires_grad_())
+            energies = self.energies(graph)
+            (gradients,) = torch.autograd.grad(
+                energies.sum(), graph.positions, create_graph=True, materialize_grads=True
+            )
+        return energies, -gradients
+
+    def hessian_vector_product(self, graph: AtomGraph, vector: Tensor) -> Tensor:
+        """Second derivatives of the energy times a vector, (n_atoms, 3), eV/Å².
+
+        Args:
+            graph: As for `energies`.
+            vector: (n_atoms, 3).
+        """
+        positions = graph.positions.detach().requires_grad_()
+        _, forces = self.energies_and_forces(graph.replace(positions=positions))
+        return _hessian_times(forces, positions, vector)
+
+    def hessian(self, graph: AtomGraph) -> list[Tensor]:
+        """Second derivatives of each structure's energy, (3 n, 3 n) each, eV/Å².
+
+        Rows and columns run over atoms, then x, y, z. One column of all structures is computed at a time, so that the
+        cost is that of the largest structure.
+
+        Args:
+            graph: As for `energies`.
+        """
+        positions = graph.positions.detach().requires_grad_()
+        _, forces = self.energies_and_forces(graph.replace(positions=positions))
+        sizes = (3 * graph.atoms_per_graph).tolist()
+        first = 3 * graph.ptr[:-1]
+        widths = 3 * graph.atoms_per_graph
+        columns = positions.new_zeros((max(sizes), graph.n_atoms * 3))
+        for column in range(max(sizes)):
+            unit = positions.new_zeros(graph.n_atoms * 3)
+            unit[(first + column)[column < widths]] = 1.0
+            columns[column] = _hessian_times(forces, positions, unit.reshape(-1, 3)).flatten()
+        blocks = torch.split(columns, sizes, dim=1)
+        return [0.5 * (block[:size] + block[:size].T) for block, size in zip(blocks, sizes, strict=True)]
+
+    def check_elements(self, graph: AtomGraph) -> None:
+        """Raise where an element has no parameters.
+
+        Raises:
+            CalculatorError: Names the element, the potential and the structure's index in the batch.
+        """
+        for index, message in self._unknown_elements(graph).items():
+            raise CalculatorError(f"{message} (structure {index} of the batch)")
+
+    def _unusable(self, graph: AtomGraph) -> dict[int, str]:
+        """Reasons why structures can't be evaluated, by their index in the batch."""
+        reasons = self._unknown_elements(graph)
+        bad = ~torch.isfinite(graph.cell).flatten(1).all(dim=1)
+        bad[graph.graph_index[~torch.isfinite(graph.positions).all(dim=1)]] = True
+        for index in torch.nonzero(bad).flatten().tolist():
+            reasons.setdefault(index, "positions or cell are not finite")
+        return reasons
+
+    def _unknown_elements(self, graph: AtomGraph) -> dict[int, str]:
+        if self.elements is None:
+            return {}
+        known = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool, device=graph.atomic_numbers.device)
+        known[sorted(self.elements)] = True
+        unknown = ~known[graph.atomic_numbers]
+        if not bool(unknown.any()):
+            return {}
+        missing: dict[int, set[int]] = {}
+        found = zip(graph.graph_index[unknown].tolist(), graph.atomic_numbers[unknown].tolist(), strict=True)
+        for index, number in found:
+            missing.setdefault(index, set()).add(number)
+        return {index: missing_elements(self.name, numbers, self.elements) for index, numbers in missing.items()}
+
+    def _evaluate_all(self, graph: AtomGraph, stress: bool) -> Evaluation:
+        edges = self._neighbors(graph)
+        if edges.edge_index is None or edges.edge_shift is None:
+            raise AssertionError("neighbour lists always have edges")
+        if (
+            self._built is None
+            or self._built[0] is not edges.edge_index
+            or not torch.equal(self._built[1].atomic_numbers, graph.atomic_numbers)
+        ):
+            topology, kept = self._topology(edges)
+            of_edge = edges.graph_index[topology.centre]
+            translation = torch.einsum("es,esc->ec", edges.edge_shift[kept], edges.cell[of_edge])
+            self._built = (edges.edge_index, topology, translation, of_edge)
+        _, topology, translation, of_edge = self._built
+        positions = graph.positions.detach()
+        vectors = positions.index_select(0, topology.neighbour) + translation
+        vectors -= positions.index_select(0, topology.centre)
+        atom_energies, gradients = self.energy_gradients(topology, vectors)
+        forces = topology.sum_to_atoms(gradients, topology.centre)
+        forces -= topology.sum_to_atoms(gradients, topology.neighbour)
+        energy = scatter_sum(atom_energies, graph.graph_index, graph.n_graphs)
+        tensor = None
+        if stress:
+            virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], of_edge, graph.n_graphs)
+            volume = torch.linalg.det(graph.cell.detach()).abs()[:, None, None]
+            tensor = torch.where(volume > 0.0, 0.5 * (virial + virial.mT) / volume, torch.nan)
+        return _finite(energy, forces, graph, tensor)
+
+    def _topology(self, graph: AtomGraph) -> tuple[Topology, Tensor]:
+        """The edges that the formula wants, and their places among the graph's."""
+        if graph.edge_index is None or graph.edge_shift is None:
+            raise ValueError("the graph has no edges; make them with relaxrl.neighbors.with_edges(graph, cutoff)")
+        centre, neighbour = graph.edge_index
+        if self.undirected:
+            kept = _one_of_each_pair(centre, neighbour, graph.edge_shift)
+        else:
+            kept = torch.arange(len(centre), device=centre.device)
+        return Topology(centre[kept], neighbour[kept], graph.atomic_numbers), kept
+
+
+def missing_elements(name: str, numbers: Iterable[int], known: Iterable[int]) -> str:
+    """The message for elements without parameters."""
+    missing = ", ".join(chemical_symbols[number] for number in sorted(numbers))
+    have = ", ".join(chemical_symbols[number] for number in sorted(known))
+    return f"{name} has no parameters for {missing}; it knows {have}"
+
+
+def _one_of_each_pair(centre: Tensor, neighbour: Tensor, shift: Tensor) -> Tensor:
+    """Places of the edges with i < j, or with a lexicographically positive shift where an atom meets its own image."""
+    x, y, z = shift.unbind(dim=1)
+    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
+    return torch.nonzero((centre < neighbour) | ((centre == neighbour) & positive)).flatten()
+
+
+def _hessian_times(forces: Tensor, positions: Tensor, vector: Tensor) -> Tensor:
+    (product,) = torch.autograd.grad(forces, positions, -vector, retain_graph=True, materialize_grads=True)
+    return product
+
+
+def _finite(energy: Tensor, forces: Tensor, graph: AtomGraph, stress: Tensor | None) -> Evaluation:
+    """An `Evaluation` whose structures with numbers that are not finite are failed, and NaN throughout."""
+    bad = ~torch.isfinite(energy)
+    bad[graph.graph_index[~torch.isfinite(forces).all(dim=1)]] = True
+    messages = {}
+    if bool(bad.any()):
+        messages = {int(k): "energy or forces are not finite" for k in torch.nonzero(bad).flatten()}
+        energy = energy.masked_fill(bad, torch.nan)
+        forces = forces.masked_fill(bad[graph.graph_index][:, None], torch.nan)
+        stress = None if stress is None else stress.masked_fill(bad[:, None, None], torch.nan)
+    return Evaluation(energy, forces, bad, messages, stress)
+
+
+def _spread(
+    part: Evaluation | None, usable: list[int], unusable: dict[int, str], graph: AtomGraph, stress: bool
+) -> Evaluation:
+    """The evaluation of some of a batch's structures as one of the whole batch."""
+    energy = graph.positions.new_full((graph.n_graphs,), torch.nan)
+    forces = torch.full_like(graph.positions, torch.nan)
+    tensor = graph.cell.new_full((graph.n_graphs, 3, 3), torch.nan) if stress else None
+    failed = torch.ones(graph.n_graphs, dtype=torch.bool, device=energy.device)
+    messages = dict(unusable)
+    if part is not None:
+        places = torch.tensor(usable, device=energy.device)
+        energy[places], failed[places] = part.energy, part.failed
+        forces[torch.isin(graph.graph_index, places)] = part.forces
+        messages |= {usable[k]: message for k, message in part.messages.items()}
+        if tensor is not None and part.stress is not None:
+            tensor[places] = part.stress
+    return Evaluation(energy, forces, failed, messages, tensor)
