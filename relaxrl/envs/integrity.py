@@ -1,0 +1,62 @@
+"""Whether a structure is sound: no overlaps, not in pieces, no step longer than allowed."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from ase.data import covalent_radii
+from scipy.sparse import coo_matrix
+from scipy.sparse.csgraph import connected_components
+from torch import Tensor
+
+from relaxrl.envs.config import EnvConfig
+from relaxrl.graph import AtomGraph
+from relaxrl.neighbors import with_edges
+
+_COVALENT_RADII = torch.from_numpy(np.asarray(covalent_radii, dtype=np.float64))  # (119,), Å, by atomic number
+
+
+def radii_of(graph: AtomGraph, config: EnvConfig) -> Tensor:
+    """Contact radii, (n_atoms,), Å: the sum of two is the r_min of that pair."""
+    if config.r_min_unit == "angstrom":
+        return torch.full_like(graph.positions[:, 0], 0.5 * config.r_min)
+    return config.r_min * _COVALENT_RADII.to(graph.positions)[graph.atomic_numbers]
+
+
+def overlaps(graph: AtomGraph, radii: Tensor) -> Tensor:
+    """Whether each structure has atoms closer than the sum of their contact radii, (n_graphs,), bool.
+
+    Distances of an atom to its own images are a property of the cell, no overlap that moving atoms could resolve: they
+    are left out.
+
+    Args:
+        graph: The structures.
+        radii: (n_atoms,), Å.
+    """
+    edges = with_edges(graph, 2.0 * float(radii.max()))
+    assert edges.edge_index is not None, "made by with_edges"
+    centre, neighbour = edges.edge_index
+    distance = torch.linalg.vector_norm(edges.edge_vectors(), dim=-1)
+    close = (centre != neighbour) & (distance < radii[centre] + radii[neighbour])
+    found = torch.zeros(graph.n_graphs, dtype=torch.bool)
+    found[graph.graph_index[centre[close]]] = True
+    return found
+
+
+def count_pieces(graph: AtomGraph, cutoff: float) -> Tensor:
+    """Pieces of each structure that no chain of neighbours within `cutoff` (Å) connects, (n_graphs,), int64."""
+    edges = with_edges(graph, cutoff).edge_index
+    assert edges is not None, "made by with_edges"
+    i, j = edges.cpu().numpy()
+    bonds = coo_matrix((np.ones(len(i), dtype=np.int8), (i, j)), shape=(graph.n_atoms, graph.n_atoms))
+    n_pieces, label = connected_components(bonds, directed=False)
+    piece_of_graph = torch.zeros(n_pieces, dtype=torch.int64)
+    piece_of_graph[torch.from_numpy(label.astype(np.int64))] = graph.graph_index.cpu()
+    return torch.bincount(piece_of_graph, minlength=graph.n_graphs)
+
+
+def limit_radially(displacements: Tensor, longest: float) -> Tensor:
+    """Displacements (n_atoms, 3) with those longer than `longest` (Å) shortened along their own direction."""
+    lengths = torch.linalg.vector_norm(displacements, dim=-1, keepdim=True)
+    limited: Tensor = displacements * (longest / lengths.clamp(min=longest))
+    return limited

@@ -1,0 +1,213 @@
+"""Rewards: every term a pure function of forces, with its own weight and its own entry in the report.
+
+All functions serve structures and atoms alike: where they say F, give F_max (n_graphs,) for the reward of structures
+and |F_i| (n_atoms,) for that of atoms.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from relaxrl.config import configclass
+from relaxrl.graph import force_norms, scatter_max, scatter_mean
+
+FORCE_FLOOR = 1e-6
+"""eV/Å; the logarithm of the force stops falling here."""
+
+TERMS = ("base", "log", "delta", "energy", "step", "correction", "done")
+"""Names of all terms, in the order of the report."""
+
+Preset = Literal["force", "log_force", "step", "hybrid", "mixed", "mixed_delta"]
+"""Names of ready-made sets of weights."""
+
+
+@dataclass(frozen=True)
+class RewardWeights:
+    """Weights of all terms; a term of weight 0 is reported as 0."""
+
+    w_max: float = 0.0
+    w_mean: float = 0.0
+    w_log: float = 0.0
+    w_delta: float = 0.0
+    w_energy: float = 0.0
+    w_step: float = 0.0
+    w_correction: float = 0.0
+    w_done: float = 0.0
+
+
+PRESETS: dict[Preset, RewardWeights] = {
+    "force": RewardWeights(w_max=1.0),
+    "log_force": RewardWeights(w_log=1.0),
+    "step": RewardWeights(w_step=1.0),
+    "hybrid": RewardWeights(w_max=1 / 3, w_log=1 / 3, w_step=1 / 3),
+    "mixed": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0),
+    "mixed_delta": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_delta=1.0, w_correction=1.0),
+}
+"""`force`: -F_max. `log_force`: -log10 F_max. `step`: -1 per step. `hybrid`: a weighted sum of these three. `mixed`:
+base, log and done. `mixed_delta`: the same with delta and correction."""
+
+
+@configclass
+class RewardConfig:
+    """Reward of the environment: a preset, and weights that differ from it.
+
+    Example:
+        >>> RewardConfig(kind="mixed", w_log=0.2).weights.w_log
+        0.2
+        >>> RewardConfig.preset("force").weights == RewardWeights(w_max=1.0)
+        True
+    """
+
+    kind: Preset = "mixed_delta"
+    """The preset that gives all weights not named below. `mixed_delta` by default: the delta term is what carries large
+    systems out of high-energy regions."""
+
+    w_max: float | None = None
+    """Weight of -F_max in the base term, Å/eV; None takes the preset's, here and below."""
+
+    w_mean: float | None = None
+    """Weight of -F_mean (or -F_rms, see `norm`) in the base term, Å/eV."""
+
+    w_log: float | None = None
+    """Weight of -log10(max(F_max, 1e-6 eV/Å))."""
+
+    w_delta: float | None = None
+    """Weight of the fall of F_max in this step, Å/eV."""
+
+    w_energy: float | None = None
+    """Weight of the fall of the energy per atom in this step, 1/eV. 0 in all presets; the force norm alone attracts to
+    saddle points, the energy does not."""
+
+    w_step: float | None = None
+    """Cost of one step."""
+
+    w_correction: float | None = None
+    """Cost of a step of which the action correction left nothing; proportional to `a_back`."""
+
+    w_done: float | None = None
+    """Reward of convergence."""
+
+    norm: Literal["mean", "rms"] = "mean"
+    """Whether the base term takes F_mean or F_rms."""
+
+    @classmethod
+    def preset(cls, name: str) -> RewardConfig:
+        """The ready-made reward of this name.
+
+        Raises:
+            ValueError: There is none of this name.
+        """
+        known: tuple[Preset, ...] = get_args(Preset)
+        for kind in known:
+            if kind == name:
+                return cls(kind=kind)
+        raise ValueError(f"`{name}` is no reward preset; there are {', '.join(known)}")
+
+    @property
+    def weights(self) -> RewardWeights:
+        """All weights as numbers."""
+        chosen = PRESETS[self.kind]
+        own = {field.name: getattr(self, field.name) for field in dataclasses.fields(chosen)}
+        return dataclasses.replace(chosen, **{name: value for name, value in own.items() if value is not None})
+
+
+def base_term(fmax: Tensor, fmean: Tensor, w_max: float, w_mean: float) -> Tensor:
+    """-w_max F_max - w_mean F_mean; both in eV/Å."""
+    return -w_max * fmax - w_mean * fmean
+
+
+def log_term(fmax: Tensor, w_log: float) -> Tensor:
+    """-w_log log10(max(F_max, 1e-6 eV/Å))."""
+    return -w_log * torch.log10(fmax.clamp(min=FORCE_FLOOR))
+
+
+def delta_term(fmax_before: Tensor, fmax: Tensor, w_delta: float) -> Tensor:
+    """w_delta (F_max(t-1) - F_max(t)): positive whenever the step made things better, however large the force is."""
+    return w_delta * (fmax_before - fmax)
+
+
+def energy_term(energy_before: Tensor, energy: Tensor, n_atoms: Tensor, w_energy: float) -> Tensor:
+    """w_energy (E(t-1) - E(t)) / N; eV per atom."""
+    return w_energy * (energy_before - energy) / n_atoms
+
+
+def correction_term(a_back: Tensor, w_correction: float) -> Tensor:
+    """-w_correction a_back: grows with the fraction of the action that was taken back."""
+    return -w_correction * a_back
+
+
+@dataclass(frozen=True)
+class Step:
+    """What a reward depends on.
+
+    Attributes:
+        forces_before: (n_atoms, 3), eV/Å, before the step.
+        forces: (n_atoms, 3), eV/Å, after it.
+        energy_before: (n_graphs,), eV.
+        energy: (n_graphs,), eV.
+        a_back: (n_graphs,), fraction of the action taken back.
+        converged: (n_graphs,), bool.
+        graph_index: (n_atoms,), int64.
+    """
+
+    forces_before: Tensor
+    forces: Tensor
+    energy_before: Tensor
+    energy: Tensor
+    a_back: Tensor
+    converged: Tensor
+    graph_index: Tensor
+
+
+def structure_terms(step: Step, weights: RewardWeights, norm: Literal["mean", "rms"] = "mean") -> dict[str, Tensor]:
+    """Each term of the reward of each structure, (n_graphs,); their sum is the reward.
+
+    Args:
+        step: The step to judge.
+        weights: Weight of each term.
+        norm: Which average the base term takes.
+    """
+    n_graphs = len(step.energy)
+    norms = force_norms(step.forces)
+    fmax = scatter_max(norms, step.graph_index, n_graphs)
+    fmax_before = scatter_max(force_norms(step.forces_before), step.graph_index, n_graphs)
+    if norm == "rms":
+        average = scatter_mean(norms**2, step.graph_index, n_graphs).sqrt()
+    else:
+        average = scatter_mean(norms, step.graph_index, n_graphs)
+    return _terms(fmax_before, fmax, average, step, weights, slice(None))
+
+
+def atom_terms(step: Step, weights: RewardWeights) -> dict[str, Tensor]:
+    """Each term of the reward of each atom, (n_atoms,), for critics that value atoms one by one.
+
+    The force terms take |F_i| in place of F_max and of the average; the terms that belong to the structure as a whole
+    (energy, step, correction, done) are given to each of its atoms.
+
+    Args:
+        step: The step to judge.
+        weights: Weight of each term.
+    """
+    before, after = force_norms(step.forces_before), force_norms(step.forces)
+    return _terms(before, after, after, step, weights, step.graph_index)
+
+
+def _terms(
+    before: Tensor, after: Tensor, average: Tensor, step: Step, weights: RewardWeights, spread: slice | Tensor
+) -> dict[str, Tensor]:
+    """All terms; `spread` indexes quantities of structures to the shape of the forces."""
+    sizes = torch.bincount(step.graph_index, minlength=len(step.energy))
+    return {
+        "base": base_term(after, average, weights.w_max, weights.w_mean),
+        "log": log_term(after, weights.w_log),
+        "delta": delta_term(before, after, weights.w_delta),
+        "energy": energy_term(step.energy_before, step.energy, sizes, weights.w_energy)[spread],
+        "step": torch.full_like(after, -weights.w_step),
+        "correction": correction_term(step.a_back, weights.w_correction)[spread],
+        "done": weights.w_done * step.converged.to(after.dtype)[spread],
+    }

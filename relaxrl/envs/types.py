@@ -1,0 +1,65 @@
+"""What goes into a step and what comes out."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from relaxrl.graph import AtomGraph
+
+
+@dataclass(frozen=True)
+class Action:
+    """What an agent asks for.
+
+    Attributes:
+        displacements: (n_atoms, 3), Å.
+        strain: The change of each cell, beside that of the atoms; cells are fixed, so it is None.
+
+    Raises:
+        ValueError: A strain was given.
+    """
+
+    displacements: Tensor
+    strain: None = None
+
+    def __post_init__(self) -> None:
+        if self.strain is not None:
+            raise ValueError("`strain` must be None: this environment keeps the cells fixed")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What a step did to a batch of structures.
+
+    Attributes:
+        graph: The structures after the step, before any ended episode is replaced.
+        reward: (n_graphs,); the sum of `terms`.
+        atom_reward: (n_atoms,); the same terms atom by atom.
+        terms: Each term of the reward by name, (n_graphs,).
+        terminated: (n_graphs,), bool; converged.
+        truncated: (n_graphs,), bool; ended for any other reason.
+        reason: Per structure why its episode ended; "" while it runs.
+        proposed: (n_atoms, 3), Å; the displacement asked for, limited radially to the longest step allowed.
+        applied: (n_atoms, 3), Å; the corrected displacement, which is what happened.
+        a_back: (n_graphs,); the fraction of `proposed` that was taken back.
+        evaluations: (n_graphs,), int64; force evaluations of the episode so far, the one of its start included.
+    """
+
+    graph: AtomGraph
+    reward: Tensor
+    atom_reward: Tensor
+    terms: dict[str, Tensor]
+    terminated: Tensor
+    truncated: Tensor
+    reason: list[str]
+    proposed: Tensor
+    applied: Tensor
+    a_back: Tensor
+    evaluations: Tensor
+
+    @property
+    def done(self) -> Tensor:
+        """(n_graphs,), bool; the episode has ended, for whatever reason."""
+        return self.terminated | self.truncated
