@@ -1,0 +1,149 @@
+"""Actors: from a graph to one displacement per atom."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from relaxrl.graph import AtomGraph, scatter_sum
+from relaxrl.nn.config import DirectActorConfig
+from relaxrl.nn.edges import Edges
+from relaxrl.nn.embedding import smooth_norm
+from relaxrl.nn.fusion import EnvironmentGate
+from relaxrl.nn.inputs import NetworkInputs, network_inputs
+from relaxrl.nn.trunk import Trunk
+
+
+class Actor(nn.Module, ABC):
+    """What every actor is: `raw_displacement`, times the gate, limited in length.
+
+    Args:
+        cutoff: Å, of the edges.
+        max_neighbors: Nearest neighbours kept per atom; None keeps all.
+        env_input_dim: Number of environment features; 0 means no gate.
+        max_step: Å, limit of one atom's displacement.
+    """
+
+    environment_gate: EnvironmentGate | None
+
+    def __init__(self, cutoff: float, max_neighbors: int | None, env_input_dim: int, max_step: float) -> None:
+        super().__init__()
+        self.cutoff = cutoff
+        self.max_neighbors = max_neighbors
+        self.env_input_dim = env_input_dim
+        self.max_step = max_step
+
+    def add_gate(self) -> None:
+        """Make the gate; the last thing a constructor does, so that other parameters start the same without it."""
+        self.environment_gate = EnvironmentGate(self.env_input_dim) if self.env_input_dim else None
+
+    @abstractmethod
+    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
+        """Equivariant displacements (n_atoms, 3), Å, before gate and limit; 0 where forces vanish."""
+
+    def forward(self, graph: AtomGraph) -> Tensor:
+        """Displacements (n_atoms, 3), Å, in the dtype of the graph's positions and on their device.
+
+        Args:
+            graph: The structures with forces, and history and environment features where the actor uses them. Edges
+                are made if there are none; those given must reach to `cutoff`.
+
+        Raises:
+            ValueError: Forces or environment features are missing.
+        """
+        displacement = self.raw_displacement(self._inputs(graph))
+        if self.environment_gate is not None:
+            displacement = displacement * self.gate(graph).to(displacement)[graph.graph_index].unsqueeze(-1)
+        return limited(displacement, self.max_step).to(graph.positions)
+
+    def gate(self, graph: AtomGraph) -> Tensor:
+        """The factor that environment features put on each structure's action, (n_graphs,): 1 where there is none."""
+        if self.environment_gate is None:
+            return graph.positions.new_ones(graph.n_graphs)
+        parameter = next(self.parameters())
+        features = None if graph.features is None else graph.features.to(parameter)
+        factors: Tensor = self.environment_gate(features)
+        return factors.to(graph.positions)
+
+    def _inputs(self, graph: AtomGraph) -> NetworkInputs:
+        parameter = next(self.parameters())
+        return network_inputs(graph, self.cutoff, self.max_neighbors, parameter.dtype, parameter.device)
+
+
+class DirectActor(Actor):
+    r"""One vector per atom, straight from the trunk.
+
+    $$ d_i = F_i / k_i + s_i / k_0 \, (n_i + c_i \hat d_{prev} + c'_i \hat{\Delta F}) $$
+
+    with a learned stiffness k_i (k_0 before training), the trunk's vector n_i (small before training), unit vectors of
+    the history with learned invariant factors c_i (0 before training), and a scale s_i in eV/Å that follows the forces
+    on the atom and its neighbours. So an untrained actor is a steepest descent, and no forces give no action.
+    """
+
+    def __init__(self, config: DirectActorConfig) -> None:
+        super().__init__(config.trunk.cutoff, config.trunk.max_neighbors, config.env_input_dim, config.max_step)
+        self.config = config
+        self.trunk = Trunk(config.trunk)
+        self.history = config.trunk.history
+        self.invariants = nn.Sequential(
+            nn.LayerNorm(self.trunk.n_scalars) if config.trunk.layer_norm else nn.Identity(),
+            nn.Linear(self.trunk.n_scalars, config.head_channels),
+            nn.SiLU(),
+            last := nn.Linear(config.head_channels, 2 + 2 * self.history),
+        )
+        self.vector = o3.Linear(self.trunk.irreps, o3.Irreps("1x1o"))
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.zero_()
+            # Not zero: the trunk would get no gradient in the first updates.
+            self.vector.weight.mul_(0.01)
+        self.add_gate()
+
+    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
+        """See the class."""
+        output = self.trunk(inputs)
+        return self.head(output.node_features, output.units, output.edges, inputs)
+
+    def layer_displacements(self, graph: AtomGraph) -> Tensor:
+        """The action that the head reads off after each layer, (layers + 1, n_atoms, 3), Å, limited, without gate."""
+        inputs = self._inputs(graph)
+        output = self.trunk(inputs)
+        layers = [self.head(features, output.units, output.edges, inputs) for features in output.layer_features]
+        return limited(torch.stack(layers), self.max_step).to(graph.positions)
+
+    def head(self, features: Tensor, units: Tensor, edges: Edges, inputs: NetworkInputs) -> Tensor:
+        """Displacements (n_atoms, 3), Å, from node features (n_atoms, irreps.dim)."""
+        invariants = self.invariants(features[:, : self.trunk.n_scalars])
+        # |log(k_i / k_0)| < 3: a factor of 20 either way.
+        softness = torch.exp(3.0 * torch.tanh(invariants[:, :1] / 3.0))
+        directions = self.vector(features) * torch.exp(3.0 * torch.tanh(invariants[:, 1:2] / 3.0))
+        if self.history:
+            directions = directions + (invariants[:, 2:].unsqueeze(-1) * units[:, 1:3]).sum(1)
+        scale = force_scale(inputs, edges).unsqueeze(-1)
+        displacement: Tensor = (softness * inputs.forces + scale * directions) / self.config.stiffness
+        return displacement
+
+
+def force_scale(inputs: NetworkInputs, edges: Edges) -> Tensor:
+    """Root mean square of the forces on each atom and its neighbours, weighted by the envelope, (n_atoms,), eV/Å.
+
+    An atom whose own force vanishes still moves when its neighbours have to.
+    """
+    centre, neighbour = edges.index
+    squared = inputs.forces.square().sum(-1)
+    weights = 1.0 + scatter_sum(edges.envelope, centre, inputs.n_atoms)
+    around = scatter_sum(edges.envelope * squared[neighbour], centre, inputs.n_atoms)
+    return smooth_norm((squared + around) / weights)
+
+
+def limited(displacement: Tensor, max_step: float) -> Tensor:
+    """Displacements (..., 3) shortened smoothly so that no atom moves farther than `max_step`.
+
+    $d / (1 + (|d| / d_{max})^4)^{1/4}$: 1.5 % shorter at half the limit. Radial, as a limit per component would not
+    rotate with the crystal.
+    """
+    ratio = displacement.square().sum(-1, keepdim=True) / max_step**2
+    return displacement * (1.0 + ratio.square()).pow(-0.25)

@@ -1,0 +1,46 @@
+"""Networks from their configuration, with initial parameters from a given generator."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from relaxrl.nn.actor import Actor, DirectActor
+from relaxrl.nn.config import CriticConfig, DirectActorConfig
+from relaxrl.nn.critic import TwinCritic
+
+
+def build_actor(config: DirectActorConfig, generator: torch.Generator | None = None) -> Actor:
+    """The actor that a configuration describes.
+
+    Args:
+        config: Its type says which actor.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return DirectActor(config)
+
+
+def build_critic(config: CriticConfig, generator: torch.Generator | None = None) -> TwinCritic:
+    """A twin critic.
+
+    Args:
+        config: Size of each of the two.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return TwinCritic(config)
+
+
+@contextmanager
+def _initialised_by(generator: torch.Generator | None) -> Iterator[None]:
+    """Torch's modules draw from the global state only: lend it to the generator, and restore it."""
+    if generator is None:
+        yield
+        return
+    seed = int(torch.randint(2**62, (1,), generator=generator))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,106 @@
+"""Sizes of the networks."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from relaxrl.config import configclass
+
+USUAL_CUTOFF = (5.0, 7.0)
+"""Å; first to third shell of most crystals. Other values are allowed, but meant to be chosen with a reason."""
+
+
+@configclass
+class TrunkConfig:
+    """Size of the geometric trunk.
+
+    Attributes:
+        layers: Message-passing layers, 2 to 6. 3 layers of 5 Å see 15 Å, more than the cells of most training sets.
+        cutoff: Å, how far an atom sees in one layer. 5 to 7 is usual; the cost grows with the third power.
+        max_neighbors: Keep only this many nearest neighbours; None keeps all, which alone is smooth when atoms move.
+        channels: Copies of each irrep with l >= 1; there are twice as many scalars.
+        message_channels: Copies of each irrep that travel along edges. Fewer than `channels`, as edges are many.
+        lmax: Highest l of features and spherical harmonics. 1 suffices for a vector per atom; 2 costs thrice as much.
+        radial_functions: Learned radial functions per edge, shared by all layers.
+        radial_basis: Fixed radial functions that the learned ones are made of.
+        history: Whether the last displacement and the last change of the forces are inputs. A direct policy gains a
+            factor of 2-3 from them in published ablations.
+        learned_elements: Free parameters per element beside the tabulated properties. Off, so that nothing depends on
+            elements having been trained on.
+        layer_norm: LayerNorm on the invariant channels. Keeps targets that grow from blowing up the critic.
+    """
+
+    layers: int = 3
+    cutoff: float = 5.0
+    max_neighbors: int | None = None
+    channels: int = 32
+    message_channels: int = 16
+    lmax: int = 1
+    radial_functions: int = 8
+    radial_basis: int = 8
+    history: bool = True
+    learned_elements: bool = False
+    layer_norm: bool = True
+
+    def __post_init__(self) -> None:
+        if not 2 <= self.layers <= 6:
+            raise ValueError(f"`layers` must be 2 to 6, got {self.layers}")
+        if not self.cutoff > 0:
+            raise ValueError(f"`cutoff` must be positive (Å; usually 5 to 7), got {self.cutoff}")
+        if not 1 <= self.lmax <= 3:
+            raise ValueError(f"`lmax` must be 1 to 3, got {self.lmax}")
+        if self.max_neighbors is not None and self.max_neighbors < 1:
+            raise ValueError(f"`max_neighbors` must be at least 1, or null for all, got {self.max_neighbors}")
+        for name in ("channels", "message_channels", "radial_functions", "radial_basis"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+
+
+@configclass
+class DirectActorConfig:
+    """The actor that emits one vector per atom.
+
+    Attributes:
+        trunk: The geometric trunk.
+        env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
+        max_step: Å, limit of one atom's displacement in one step, approached smoothly.
+        stiffness: eV/Å², what the force is divided by before any training. 20 is about the average curvature of
+            metals: the untrained actor is then a steepest descent that converges.
+        head_channels: Width of the head's invariant network.
+    """
+
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    env_input_dim: int = 0
+    max_step: float = 0.5
+    stiffness: float = 20.0
+    head_channels: int = 32
+
+    def __post_init__(self) -> None:
+        if self.env_input_dim < 0:
+            raise ValueError(f"`env_input_dim` must not be negative, got {self.env_input_dim}")
+        for name in ("max_step", "stiffness"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+        if self.head_channels < 1:
+            raise ValueError(f"`head_channels` must be at least 1, got {self.head_channels}")
+
+
+@configclass
+class CriticConfig:
+    """The critic.
+
+    Attributes:
+        trunk: The geometric trunk, which sees the action as one more vector per atom.
+        env_input_dim: Number of environment features that enter after pooling; 0 means no tail network at all.
+        head_channels: Width of the head's invariant network, and of the tail.
+    """
+
+    trunk: TrunkConfig = field(default_factory=TrunkConfig)
+    env_input_dim: int = 0
+    head_channels: int = 32
+
+    def __post_init__(self) -> None:
+        if self.env_input_dim < 0:
+            raise ValueError(f"`env_input_dim` must not be negative, got {self.env_input_dim}")
+        if self.head_channels < 1:
+            raise ValueError(f"`head_channels` must be at least 1, got {self.head_channels}")
