@@ -262,7 +262,7 @@ def test_fixed_atoms_stay_and_feel_nothing():
 def test_other_constraints_are_refused_with_the_name_of_the_crystal():
     atoms = bulk("Cu", cubic=True)
     atoms.set_constraint(FixedPlane(0, (0, 0, 1)))
-    with pytest.raises(StructureError, match="plane#0.*FixedPlane"):
+    with pytest.raises(StructureError, match=r"plane#0.*FixedPlane"):
         make([crystal(atoms, "plane")])
 
 
@@ -283,7 +283,7 @@ def test_a_rattle_without_a_sound_start_is_refused_after_some_attempts(minima):
 
 
 def test_a_start_beyond_the_explosion_limit_is_refused(starts):
-    with pytest.raises(StructureError, match="copper#0: F_max = .* beyond explosion_fmax"):
+    with pytest.raises(StructureError, match=r"copper#0: F_max = .* beyond explosion_fmax"):
         make(starts[:1], config=EnvConfig(explosion_fmax=0.1)).reset()
 
 
@@ -297,12 +297,12 @@ def test_a_failure_at_the_start_is_tried_again_for_minima_only(minima, starts):
     graph = make(minima[:1], potential).reset()
     assert torch.isfinite(graph.forces).all()
     assert potential.calls == 2
-    with pytest.raises(CalculatorError, match="copper#0: .*no convergence of the density"):
+    with pytest.raises(CalculatorError, match=r"copper#0: .*no convergence of the density"):
         make(starts[:1], AseEmt(fails_once)).reset()
 
 
 def test_a_failure_that_stays_names_the_crystal(minima):
-    def always(energy, forces, call):
+    def always(energy, forces, _call):
         return energy, forces * float("nan")
 
     potential = AseEmt(always)
@@ -311,7 +311,7 @@ def test_a_failure_that_stays_names_the_crystal(minima):
     assert potential.calls == 3
 
 
-def test_a_failed_reset_leaves_the_running_episodes_alone(minima, starts):
+def test_a_failed_reset_leaves_the_running_episodes_alone(starts):
     bad = cluster()
     bad.positions[1] = bad.positions[0] + 0.1
     env = make([starts[0], crystal(bad, "bad", "start")], config=EnvConfig(max_steps=1))
