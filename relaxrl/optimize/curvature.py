@@ -1,0 +1,82 @@
+"""A guess of the Hessian from bond lengths alone: what a quasi-Newton method starts from before it has seen forces."""
+
+from __future__ import annotations
+
+import numpy as np
+from ase import Atoms
+from ase.data import covalent_radii
+from scipy import sparse
+
+from relaxrl.io import graph_from_atoms
+from relaxrl.neighbors import with_edges
+from relaxrl.typing import FloatArray
+
+BADGER = 55.0
+"""eV Å; a bond as long as the sum R of its covalent radii has the stiffness BADGER / R³ (Badger's rule): 3 eV/Å² for
+copper, 5 for silicon, 60 for an O-H bond."""
+DECAY = 4.0
+"""Stiffness falls by exp(-DECAY) when the bond is twice as long. 2 to 6 were equal on metals; covalent crystals with
+less than 3 get too stiff second neighbours."""
+RANGE = 2.0
+"""Pairs beyond this multiple of the sum of their covalent radii have no stiffness."""
+STIFFEST = 100.0
+"""eV/Å², of any one pair, so that overlapping atoms don't freeze all the others."""
+GROUND_STIFFNESS = 1.0
+"""eV/Å², that ties every atom to where it is: bends, torsions, and directions that no bond resists."""
+
+
+def pair_hessian(atoms: Atoms) -> sparse.csr_array:
+    """Hessian of springs along all bonds, plus a weak spring that holds each atom.
+
+    The spring of a pair at distance r whose covalent radii add up to R has the stiffness
+    `BADGER / R³ * exp(-DECAY * (r / R - 1)) * (1 - (r / (RANGE * R))²)²`. The form is that of model Hessians for
+    molecules (Lindh et al. 1995) and of preconditioners for materials (Packwood et al. 2016); here only the part along
+    the bond is kept. It is symmetric and positive definite, follows rotations of the structure, and knows nothing
+    about the potential: measured force differences have to correct it.
+
+    Args:
+        atoms: The structure; its calculator is not used.
+
+    Returns:
+        (3 n_atoms, 3 n_atoms), eV/Å², sparse.
+
+    References:
+        doi:10.1016/0009-2614(95)00646-L, doi:10.1063/1.4947024, doi:10.1063/1.1749386
+
+    Example:
+        >>> from ase.build import bulk
+        >>> hessian = pair_hessian(bulk("Cu", cubic=True)).toarray()
+        >>> bool(np.allclose(hessian, hessian.T)), bool(np.linalg.eigvalsh(hessian).min() > 0.99)
+        (True, True)
+    """
+    n_atoms = len(atoms)
+    ground = GROUND_STIFFNESS * sparse.eye_array(3 * n_atoms, format="csr")
+    radii = covalent_radii[atoms.numbers]
+    graph = with_edges(graph_from_atoms(atoms), float(RANGE * 2 * radii.max()))
+    if graph.edge_index is None or graph.edge_index.shape[1] == 0:
+        return ground
+    centre, neighbour = graph.edge_index.numpy()
+    vectors = graph.edge_vectors().numpy()
+    blocks = _spring_blocks(vectors, radii[centre] + radii[neighbour])
+    # Each pair is there as i→j and j→i; each of the two gives the row of its centre.
+    rows = np.concatenate([centre, centre])
+    columns = np.concatenate([centre, neighbour])
+    values = np.concatenate([blocks, -blocks])
+    axis = np.arange(3)
+    shape = (len(rows), 3, 3)
+    row_index = np.broadcast_to(3 * rows[:, None, None] + axis[:, None], shape).ravel()
+    column_index = np.broadcast_to(3 * columns[:, None, None] + axis, shape).ravel()
+    springs = sparse.coo_array((values.ravel(), (row_index, column_index)), shape=(3 * n_atoms, 3 * n_atoms))
+    return (springs + ground).tocsr()
+
+
+def _spring_blocks(vectors: FloatArray, bond_lengths: FloatArray) -> FloatArray:
+    """Stiffness times r̂ r̂ᵀ of each edge, (n_edges, 3, 3), eV/Å²."""
+    distances = np.linalg.norm(vectors, axis=1)
+    stretch = distances / bond_lengths
+    fade = np.maximum(1 - (stretch / RANGE) ** 2, 0.0) ** 2
+    stiffness = np.minimum(BADGER / bond_lengths**3 * np.exp(-DECAY * (stretch - 1)), STIFFEST) * fade
+    # Atoms on top of each other have no direction between them.
+    directions = vectors / np.maximum(distances, 1e-12)[:, None]
+    blocks: FloatArray = stiffness[:, None, None] * directions[:, :, None] * directions[:, None, :]
+    return blocks

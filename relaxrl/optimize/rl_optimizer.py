@@ -1,0 +1,306 @@
+"""A trained agent as an ASE optimizer."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any, ClassVar
+
+import numpy as np
+from ase import Atoms
+from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
+
+from relaxrl.errors import CalculatorError, CheckpointError, StructureError
+from relaxrl.optimize.policy import Policy, feature_names, load_policy, observe
+from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
+from relaxrl.optimize.restart import read_state, write_state
+from relaxrl.optimize.safeguard import Point, Safeguard, SafeguardConfig, energy_change
+from relaxrl.optimize.surface import Surface
+from relaxrl.typing import FloatArray, StateDict
+
+MAX_TRIALS = 15
+"""Trials of one quasi-Newton step; the last is shorter than the first by 0.4^14 = 3e-6."""
+
+
+class RLOptimizer(Optimizer):
+    """Relax a structure with a trained agent; same constructor and `run(fmax, steps)` as `ase.optimize.BFGS`.
+
+    Each step asks the agent for a displacement, caps it, and evaluates forces there. A displacement that makes things
+    worse is shrunk and tried again. An agent that stops making progress hands over, for the rest of the relaxation, to
+    a quasi-Newton method which inherits all force differences that the agent's steps have measured. So a good agent
+    makes it fast, and a bad one can't break it: after `run`, atoms stand at the last geometry accepted, never above
+    the energy of the start, and no number is NaN.
+
+    One step may take several force evaluations where trials are rejected; `force_evaluations` counts all of them, the
+    first included. `handover_reason` says why the agent was relieved; empty while it is in charge.
+
+    ASE's constraints are respected. Under a filter (of cells, for example) the quasi-Newton method does all the work,
+    since agents move atoms in a fixed cell.
+
+    Args:
+        atoms: The structure, with a calculator, or a filter of it.
+        restart: File from which to continue if it exists, and that is written after each step (NumPy's npz; no
+            pickles). If the atoms stand where the file says, the run goes on as if never interrupted; otherwise a
+            relaxation of the present geometry starts, with the curvature known so far.
+        logfile: Name, open file, "-" for the terminal, None for silence.
+        trajectory: Name or open trajectory; accepted geometries are written.
+        append_trajectory: Add to an existing trajectory instead of replacing it.
+        agent: Name or path of an agent, an object with `act(graph)`, or None for the quasi-Newton method alone.
+        maxstep: Å; no atom moves farther in one step. Larger than that of ASE's optimizers since a bad step is taken
+            back; 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
+        safeguard: When to reject, shrink and hand over.
+        **kwargs: For `ase.optimize.optimize.Optimizer`.
+
+    Raises:
+        StructureError: There are no atoms.
+        CalculatorError: From `run`: no calculator, or it failed where no smaller step helps, or its forces don't
+            belong to its energies. Atoms then stand at the last good geometry.
+        CheckpointError: The restart file is damaged or belongs to other atoms; or there is no such agent.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from ase.calculators.emt import EMT
+        >>> atoms = bulk("Cu", cubic=True)
+        >>> atoms.rattle(0.1, seed=0)
+        >>> atoms.calc = EMT()
+        >>> optimizer = RLOptimizer(atoms, agent=None, logfile=None)
+        >>> optimizer.run(fmax=0.01)
+        True
+    """
+
+    defaults: ClassVar[dict[str, Any]] = {**Optimizer.defaults, "maxstep": 0.5}
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        restart: str | Path | None = None,
+        logfile: IO[str] | str | Path | None = "-",
+        trajectory: str | Path | None = None,
+        append_trajectory: bool = False,
+        agent: Policy | str | Path | None = "metals",
+        maxstep: float | None = None,
+        safeguard: SafeguardConfig | None = None,
+        **kwargs: Any,
+    ) -> None:
+        self.maxstep = float(self.defaults["maxstep"] if maxstep is None else maxstep)
+        if not self.maxstep > 0:
+            raise ValueError(f"`maxstep` must be positive, got {maxstep} Å")
+        if len(atoms) == 0:
+            raise StructureError("can't relax a structure without atoms")
+        self.agent = load_policy(agent)
+        self.agent_name = str(agent) if isinstance(agent, str | Path) else type(agent).__name__
+        self.config = safeguard or SafeguardConfig()
+        super().__init__(atoms, restart, logfile, trajectory, append_trajectory, **kwargs)
+
+    def initialize(self) -> None:
+        """Start without any knowledge; ASE calls it where there is no restart file."""
+        self.force_evaluations = 0
+        self.handover_reason = "" if self.agent is not None else "no agent"
+        self._surface = Surface(self.atoms)
+        self._pairs = SecantPairs()
+        self._safeguard = Safeguard(self.config, self.maxstep)
+        self._here: Point | None = None
+        self._previous: Point | None = None
+        self._evaluated = False  # the present point, in this process: a restart file does not spare the evaluation
+
+    @property
+    def agent_in_charge(self) -> bool:
+        """Whether the next step is the agent's."""
+        return not self.handover_reason
+
+    def run(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> bool:
+        """Relax until all forces are below `fmax` eV/Å, or for `steps` steps; returns whether converged."""
+        self._locate()
+        return bool(super().run(fmax=fmax, steps=steps))
+
+    def irun(self, fmax: float = 0.05, steps: int = DEFAULT_MAX_STEPS) -> Iterator[bool]:
+        """Like `run`, as a generator that yields before the first and after each step whether it is converged."""
+        self._locate()
+        generator: Iterator[bool] = super().irun(fmax=fmax, steps=steps)
+        return generator
+
+    def step(self, gradient: FloatArray | None = None) -> None:
+        """Move to the next accepted geometry.
+
+        Args:
+            gradient: Part of ASE's interface; the calculator's own cache is asked instead.
+        """
+        del gradient
+        start = self._locate()
+        self._safeguard.check_progress(start)
+        try:
+            if not (self.agent_in_charge and self._agent_step(start)):
+                self._quasi_newton_step(start)
+        except BaseException:
+            # Also on Ctrl-C: a rejected trial must not be what the user keeps.
+            self._surface.place(start.x)
+            self._evaluated = False
+            raise
+        if self.restart is not None and self.comm.rank == 0:
+            # ASE counts the step after this function returns.
+            write_state(Path(self.restart), self.state_dict() | {"nsteps": self.nsteps + 1})
+
+    def log(self, gradient: FloatArray) -> None:
+        """Write one line: ASE's columns, then force evaluations so far, and who takes the next step."""
+        name = type(self).__name__
+        if self.nsteps == 0:
+            header = f"{'Step':>4} {'Time':>8} {'Energy':>15} {'fmax':>15} {'Evals':>6}  Policy"
+            self.logfile.write(f"{' ' * len(name)}  {header}\n")
+        energy, fmax = self.optimizable.get_value(), self.optimizable.gradient_norm(gradient)
+        policy = "agent" if self.agent_in_charge else "quasi-Newton"
+        columns = f"{self.nsteps:4d} {time.strftime('%H:%M:%S')} {energy:15.6f} {fmax:15.6f}"
+        self.logfile.write(f"{name}: {columns} {self.force_evaluations:6d}  {policy}\n")
+
+    def todict(self) -> dict[str, Any]:
+        """Description for trajectories."""
+        description: dict[str, Any] = super().todict()
+        return {**description, "agent": self.agent_name}
+
+    def state_dict(self) -> StateDict:
+        """Everything that later steps depend on, apart from atoms, calculator and agent."""
+        state: StateDict = {
+            "numbers": self._surface.numbers,
+            "nsteps": self.nsteps,
+            "force_evaluations": self.force_evaluations,
+            "handover_reason": self.handover_reason,
+            "pairs": self._pairs.state_dict(),
+            "safeguard": self._safeguard.state_dict(),
+        }
+        for name, point in (("here", self._here), ("previous", self._previous)):
+            if point is not None:
+                state[name] = {"x": point.x, "energy": point.energy, "gradient": point.gradient, "fmax": point.fmax}
+        return state
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Continue from a state made by `state_dict`.
+
+        Raises:
+            CheckpointError: The state belongs to other atoms.
+        """
+        if not np.array_equal(state["numbers"], self._surface.numbers):
+            raise CheckpointError(
+                f"expected a state of the {len(self._surface.numbers)} atoms given, got one of "
+                f"{len(state['numbers'])} atoms or of other elements; use another restart file"
+            )
+        self.nsteps = int(state["nsteps"])
+        self.force_evaluations = int(state["force_evaluations"])
+        self.handover_reason = str(state["handover_reason"])
+        self._pairs.load_state_dict(state["pairs"])
+        self._safeguard.load_state_dict(state["safeguard"])
+        self._here, self._previous = (_point(state[name]) if name in state else None for name in ("here", "previous"))
+        self._evaluated = False
+
+    def read(self) -> None:
+        """Continue from the restart file; ASE calls it where there is one."""
+        self.initialize()
+        self.load_state_dict(read_state(Path(self.restart)))
+
+    def _agent_step(self, start: Point) -> bool:
+        """Try the agent's displacement and shorter ones; False where the agent was relieved and nothing accepted."""
+        displacement = self._ask_agent(start)
+        if displacement is None:
+            return False
+        for _ in range(self.config.max_rejections + 1):
+            trial = self._try(start, displacement)
+            if trial is not None and self._safeguard.accepts(start, trial):
+                self._accept(start, trial)
+                if self._safeguard.agent_stalled:
+                    self.handover_reason = "the agent's steps no longer reduce the forces"
+                return True
+            self._safeguard.reject()
+            displacement = displacement * self.config.shrink
+        self.handover_reason = f"{self.config.max_rejections + 1} of the agent's steps in a row were rejected"
+        return False
+
+    def _ask_agent(self, start: Point) -> FloatArray | None:
+        """The agent's displacement, (n_dof,), no longer than `maxstep`; None, and the agent relieved, if unusable."""
+        structure = self._surface.structure
+        if self.agent is None or structure is None:
+            self.handover_reason = "agents move atoms in a fixed cell, not coordinates of a filter"
+            return None
+        graph = observe(
+            structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, feature_names(self.agent)
+        )
+        rows = np.asarray(self.agent.act(graph).detach().cpu().numpy(), dtype=np.float64)
+        if rows.shape != (len(structure), 3):
+            raise ValueError(f"the agent must return displacements of shape ({len(structure)}, 3), got {rows.shape}")
+        displacement = rows.ravel()
+        if not np.isfinite(displacement).all():
+            self.handover_reason = "the agent returned numbers that are not finite"
+            return None
+        if self._surface.free is not None:
+            displacement = np.where(self._surface.free, displacement, 0.0)
+        peak = float(np.abs(displacement).max())
+        if peak < 1e-6:
+            self.handover_reason = "the agent does not move"
+            return None
+        # Scaled by its largest component first: the length of an absurd proposal would overflow.
+        unit = displacement / peak
+        length = self._surface.length(unit)
+        return unit / length * min(self.maxstep, peak * length)
+
+    def _quasi_newton_step(self, start: Point) -> None:
+        """Move along the quasi-Newton direction, as far as it is trusted."""
+        hessian, free = self._surface.hessian_guess(start.x), self._surface.free
+        if self._safeguard.should_forget:
+            self._pairs.clear()
+        length = 0.0
+        for _ in range(MAX_TRIALS):
+            full = newton_step(start.gradient, hessian, self._pairs, free)
+            if not full @ start.gradient < 0:
+                self._pairs.clear()  # only rounding gets here: without pairs the step is downhill
+                full = newton_step(start.gradient, hessian, self._pairs, free)
+            full_length = max(self._surface.length(full), 1e-12)
+            fraction = min(1.0, self._safeguard.radius / full_length)
+            length = fraction * full_length
+            trial = self._try(start, fraction * full)
+            if trial is not None and self._safeguard.accepts(start, trial, strict=True):
+                # Along its own direction the model falls by g·s for the full step, less half of it for the curvature.
+                predicted = fraction * (1 - fraction / 2) * float(full @ start.gradient)
+                self._safeguard.adapt(length, predicted, energy_change(start, trial))
+                self._accept(start, trial)
+                return
+            self._safeguard.reject()
+            self._safeguard.shrink(length)
+        raise CalculatorError(
+            f"no step from fmax {start.fmax:.4g} eV/Å lowers the energy or the forces, the last of {MAX_TRIALS} was "
+            f"{length:.1e} Å long; expected forces that are the gradient of the energy. Check the calculator"
+        )
+
+    def _locate(self) -> Point:
+        """The point where the atoms stand; a relaxation begins there if it is a new one."""
+        point = self._surface.here()
+        if point is None:
+            self.force_evaluations += 1
+            raise CalculatorError(
+                f"no energy and forces at the first geometry: {self._surface.failure}"
+            ) from self._surface.failure
+        known = self._here
+        # A calculator that was exchanged gives another energy at the same place.
+        if known is None or not np.array_equal(point.x, known.x) or abs(point.energy - known.energy) > 1e-6:
+            self._previous, self._here, self._evaluated = None, point, False
+            self.handover_reason = "" if self.agent is not None else "no agent"
+            self._safeguard.begin(point)
+        if not self._evaluated:
+            self.force_evaluations += 1
+            self._evaluated = True
+        # Not the numbers evaluated again after a restart: a calculator may sum in another order.
+        return self._here or point
+
+    def _try(self, start: Point, displacement: FloatArray) -> Point | None:
+        """One force evaluation at `start` displaced, its curvature kept; None if the calculator refuses."""
+        trial = self._surface.displaced(start, displacement)
+        self.force_evaluations += 1
+        self._safeguard.count_failure(self._surface.failure if trial is None else None)
+        if trial is not None:
+            self._pairs.add(trial.x - start.x, trial.gradient - start.gradient)
+        return trial
+
+    def _accept(self, start: Point, trial: Point) -> None:
+        self._previous, self._here = start, trial
+        self._safeguard.accept(trial)
+
+
+def _point(state: StateDict) -> Point:
+    return Point(state["x"], float(state["energy"]), state["gradient"], float(state["fmax"]))
