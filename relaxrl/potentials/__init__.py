@@ -1,7 +1,28 @@
 """Structure in; energy, forces and stress out."""
 
+from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Evaluation, Potential
+from relaxrl.potentials.counting import CountedCalculator, CountedPotential, EvaluationCounter
 from relaxrl.potentials.emt import EMT
+from relaxrl.potentials.lennard_jones import LennardJones
+from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.specs import CalculatorSpec, calculator_names, parse_calculator
+from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential
 
-__all__ = ["EMT", "Evaluation", "Potential", "TorchPotential"]
+__all__ = [
+    "EMT",
+    "ASEPotential",
+    "CalculatorSpec",
+    "CountedCalculator",
+    "CountedPotential",
+    "Evaluation",
+    "EvaluationCounter",
+    "LennardJones",
+    "Morse",
+    "Potential",
+    "TorchCalculator",
+    "TorchPotential",
+    "calculator_names",
+    "parse_calculator",
+]

@@ -44,6 +44,10 @@ class Topology:
         """Sums of edge `values` (n_edges, ...) over equal atoms `index` (n_edges,): (n_atoms, ...)."""
         return scatter_sum(values, index, len(self.atomic_numbers))
 
+    def share_pairs(self, energies: Tensor) -> Tensor:
+        """Pair energies (n_edges,), each pair once, as half for each of its atoms: (n_atoms,)."""
+        return 0.5 * self.sum_to_atoms(energies, self.centre).index_add(0, self.neighbour, energies)
+
 
 class TorchPotential(Potential):
     """A short-ranged potential, as a formula for the energy of each atom from the vectors to its neighbours.

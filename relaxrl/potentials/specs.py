@@ -1,0 +1,251 @@
+"""Calculators by name or import path, made by a factory that pickles."""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ase import Atoms
+from ase.calculators.calculator import get_calculator_class
+from ase.calculators.names import names as ase_names
+
+from relaxrl.errors import CalculatorError
+from relaxrl.potentials.ase_potential import ASEPotential
+from relaxrl.potentials.base import Potential
+from relaxrl.potentials.emt import EMT
+from relaxrl.potentials.lennard_jones import LennardJones
+from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
+
+_ARGUMENT = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
+"""The commas between arguments; those inside a list or a tuple have no `key=` after them."""
+_CONSTANTS = {"true": True, "false": False, "none": None}
+
+
+@dataclass(frozen=True)
+class _Named:
+    """A calculator known by name.
+
+    Attributes:
+        arguments: Keyword arguments it takes; None where it checks them itself.
+        ase: Import path of its ASE calculator.
+        torch: The potential written in torch, if there is one.
+        torch_arguments: Keyword arguments that `torch` takes.
+    """
+
+    ase: str
+    arguments: tuple[str, ...]
+    torch: Callable[..., TorchPotential] | None = None
+    torch_arguments: tuple[str, ...] = ()
+
+
+_LJ = ("sigma", "epsilon", "rc", "ro", "smooth")
+_MORSE = ("epsilon", "rho0", "r0", "rcut1", "rcut2")
+_NAMED = {
+    "emt": _Named("ase.calculators.emt:EMT", ("asap_cutoff",), EMT),
+    "lj": _Named("ase.calculators.lj:LennardJones", _LJ, LennardJones, _LJ),
+    "morse": _Named("ase.calculators.morse:MorsePotential", _MORSE, Morse, _MORSE),
+}
+
+
+@dataclass(frozen=True)
+class CalculatorSpec:
+    """What calculator to make, as text and arguments; picklable, so that other processes can make it too.
+
+    Attributes:
+        target: A name (`emt`), an import path (`package.module:Class`), or a class or function that makes calculators.
+        arguments: Its keyword arguments.
+    """
+
+    target: str | Callable[..., Any]
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """What messages and tables call it."""
+        if isinstance(self.target, str):
+            return self.target
+        return str(getattr(self.target, "__name__", self.target))
+
+    def create(self) -> Any:
+        """A new ASE calculator.
+
+        Raises:
+            CalculatorError: It can't be imported, or does not take the arguments.
+        """
+        factory = self._factory()
+        try:
+            return factory(**self.arguments)
+        except Exception as error:  # importing and making a calculator runs foreign code: anything may come
+            given = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items()) or "no arguments"
+            raise CalculatorError(
+                f"can't make the calculator `{self.name}` with {given}: {type(error).__name__}: {error}"
+            ) from error
+
+    def potential(self, workers: int = 0) -> Potential:
+        """A potential for batches: the one written in torch where there is one, else the ASE calculator's.
+
+        Args:
+            workers: Processes for an ASE calculator; a torch potential needs none.
+
+        Raises:
+            CalculatorError: It does not take the arguments.
+        """
+        torch_potential = self._torch_potential()
+        return ASEPotential(self, workers) if torch_potential is None else torch_potential
+
+    def supports(self, numbers: Iterable[int]) -> bool:
+        """Whether it knows all these elements; True where that can't be told without an evaluation."""
+        elements = self._elements()
+        return elements is None or set(map(int, numbers)) <= elements
+
+    def check(self, atoms: Atoms, structure: str | None = None) -> None:
+        """Raise where the structure has an element without parameters.
+
+        Args:
+            atoms: The structure.
+            structure: What the message calls it; its formula if None.
+
+        Raises:
+            CalculatorError: Names element, calculator and structure.
+        """
+        elements = self._elements()
+        missing = set() if elements is None else set(map(int, atoms.numbers)) - elements
+        if elements is not None and missing:
+            where = structure or atoms.get_chemical_formula()
+            raise CalculatorError(f"{missing_elements(f'calculator {self.name}', missing, elements)}; got {where}")
+
+    def _factory(self) -> Callable[..., Any]:
+        if not isinstance(self.target, str):
+            return self.target
+        if self.target in _NAMED:
+            return _imported(_NAMED[self.target].ase)
+        if ":" in self.target:
+            return _imported(self.target)
+        try:
+            factory: Callable[..., Any] = get_calculator_class(self.target)
+        except (ImportError, AttributeError) as error:
+            raise CalculatorError(f"can't import ASE's calculator `{self.target}`: {error}") from error
+        return factory
+
+    def _torch_potential(self) -> TorchPotential | None:
+        named = _NAMED.get(self.target) if isinstance(self.target, str) else None
+        if named is None or named.torch is None or not set(self.arguments) <= set(named.torch_arguments):
+            return None
+        try:
+            return named.torch(**self.arguments)
+        except (TypeError, ValueError) as error:
+            raise CalculatorError(f"can't make the potential `{self.name}`: {error}") from error
+
+    def _elements(self) -> frozenset[int] | None:
+        if self.target == "emt":
+            return EMT().elements
+        torch_potential = self._torch_potential()
+        return None if torch_potential is None else torch_potential.elements
+
+
+def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **arguments: Any) -> CalculatorSpec:
+    """The calculator that `text` asks for.
+
+    Args:
+        text: `NAME` or `package.module:Class`, and then arguments: `lj,sigma=3.4,epsilon=0.01`. Values are Python
+            literals; what is none is text. Names are those of this package, which come with a potential in torch, and
+            those of ASE. A class or function that makes calculators is taken as it is.
+        **arguments: More keyword arguments of the calculator; they override those in `text`.
+
+    Raises:
+        CalculatorError: The name or an argument is unknown, or the text can't be read.
+
+    Example:
+        >>> parse_calculator("lj,sigma=3.4,smooth=true", epsilon=0.01).arguments
+        {'sigma': 3.4, 'smooth': True, 'epsilon': 0.01}
+    """
+    if isinstance(text, CalculatorSpec):
+        return CalculatorSpec(text.target, text.arguments | arguments)
+    if not isinstance(text, str):
+        if not callable(text):
+            raise CalculatorError(
+                f"expected a calculator's name, an import path or a function that makes calculators, got {text!r}; "
+                "a ready calculator can't be sent to other processes: pass its class"
+            )
+        return CalculatorSpec(text, arguments)
+    target, *given = (part.strip() for part in _ARGUMENT.split(text.strip()))
+    spec = CalculatorSpec(target, dict(map(_key_and_value, given)) | arguments)
+    if ":" not in target:
+        _check_name(target)
+    if target in _NAMED:
+        _check_arguments(target, spec.arguments, _NAMED[target].arguments)
+    return spec
+
+
+def calculator_names() -> list[str]:
+    """The names that come with a potential written in torch."""
+    return sorted(_NAMED)
+
+
+def _check_name(name: str) -> None:
+    if name not in _NAMED and name not in ase_names:
+        raise CalculatorError(
+            f"unknown calculator {name!r}{_nearest(name, [*_NAMED, *ase_names])}; expected one of "
+            f"{', '.join(calculator_names())}, a name that ASE knows, or an import path such as "
+            "ase.calculators.emt:EMT, followed by arguments such as ,sigma=3.4"
+        )
+
+
+def _check_arguments(name: str, given: Collection[str], known: Collection[str]) -> None:
+    # ASE's calculators take any keyword in silence.
+    for key in given:
+        if key not in known:
+            raise CalculatorError(
+                f"calculator `{name}` has no argument {key!r}{_nearest(key, known)}; it takes {', '.join(known)}"
+            )
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    key, _, value = (part.strip() for part in text.partition("="))
+    if value.lower() in _CONSTANTS:
+        return key, _CONSTANTS[value.lower()]
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    """The class or function at `package.module:name`.
+
+    Raises:
+        CalculatorError: There is none.
+    """
+    module_name, _, attribute = path.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.append(str(Path.cwd()))  # the `relaxrl` command would not see a module that lies where it is called
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # importing runs foreign code: anything may come
+        raise CalculatorError(f"can't import `{module_name}` of the calculator `{path}`: {error}") from error
+    try:
+        found = getattr(module, attribute)
+    except AttributeError:
+        public = [name for name, value in inspect.getmembers(module, callable) if not name.startswith("_")]
+        file = f" ({Path(module.__file__).name})" if module.__file__ else ""
+        raise CalculatorError(
+            f"module `{module_name}`{file} has no {attribute!r}{_nearest(attribute, public)}"
+        ) from None
+    if not callable(found):
+        raise CalculatorError(f"`{path}` must be a class or a function that makes calculators, got {found!r}")
+    made: Callable[..., Any] = found
+    return made
+
+
+def _nearest(word: str, known: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(known), n=1)
+    return f" (did you mean {close[0]!r}?)" if close else ""
