@@ -2,20 +2,24 @@
 
 from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.build import build_actor, build_critic
-from relaxrl.nn.config import CriticConfig, DirectActorConfig, TrunkConfig
+from relaxrl.nn.config import ActorConfig, CriticConfig, DirectActorConfig, HessianActorConfig, TrunkConfig
 from relaxrl.nn.critic import Critic, TwinCritic
 from relaxrl.nn.edges import Edges
+from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
 from relaxrl.nn.receptive_field import ReceptiveField, format_receptive_field, receptive_field_report
 from relaxrl.nn.trunk import Trunk, TrunkOutput
 
 __all__ = [
     "Actor",
+    "ActorConfig",
     "Critic",
     "CriticConfig",
     "DirectActor",
     "DirectActorConfig",
     "Edges",
+    "HessianActor",
+    "HessianActorConfig",
     "NetworkInputs",
     "ReceptiveField",
     "Trunk",

@@ -8,11 +8,12 @@ from contextlib import contextmanager
 import torch
 
 from relaxrl.nn.actor import Actor, DirectActor
-from relaxrl.nn.config import CriticConfig, DirectActorConfig
+from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig
 from relaxrl.nn.critic import TwinCritic
+from relaxrl.nn.hessian import HessianActor
 
 
-def build_actor(config: DirectActorConfig, generator: torch.Generator | None = None) -> Actor:
+def build_actor(config: ActorConfig, generator: torch.Generator | None = None) -> Actor:
     """The actor that a configuration describes.
 
     Args:
@@ -20,7 +21,7 @@ def build_actor(config: DirectActorConfig, generator: torch.Generator | None = N
         generator: Where initial parameters come from; the global state of torch if None.
     """
     with _initialised_by(generator):
-        return DirectActor(config)
+        return HessianActor(config) if isinstance(config, HessianActorConfig) else DirectActor(config)
 
 
 def build_critic(config: CriticConfig, generator: torch.Generator | None = None) -> TwinCritic:

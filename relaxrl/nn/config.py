@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
+from typing import Literal
 
 from relaxrl.config import configclass
 
@@ -23,6 +24,7 @@ class TrunkConfig:
         lmax: Highest l of features and spherical harmonics. 1 suffices for a vector per atom; 2 costs thrice as much.
         radial_functions: Learned radial functions per edge, shared by all layers.
         radial_basis: Fixed radial functions that the learned ones are made of.
+        forces: Whether the forces are an input. Curvature needs none.
         history: Whether the last displacement and the last change of the forces are inputs. A direct policy gains a
             factor of 2-3 from them in published ablations.
         learned_elements: Free parameters per element beside the tabulated properties. Off, so that nothing depends on
@@ -38,6 +40,7 @@ class TrunkConfig:
     lmax: int = 1
     radial_functions: int = 8
     radial_basis: int = 8
+    forces: bool = True
     history: bool = True
     learned_elements: bool = False
     layer_norm: bool = True
@@ -61,6 +64,7 @@ class DirectActorConfig:
     """The actor that emits one vector per atom.
 
     Attributes:
+        kind: Tells the two actors apart in a configuration file.
         trunk: The geometric trunk.
         env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
         max_step: Å, limit of one atom's displacement in one step, approached smoothly.
@@ -69,6 +73,7 @@ class DirectActorConfig:
         head_channels: Width of the head's invariant network.
     """
 
+    kind: Literal["direct"] = "direct"
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     env_input_dim: int = 0
     max_step: float = 0.5
@@ -83,6 +88,50 @@ class DirectActorConfig:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
         if self.head_channels < 1:
             raise ValueError(f"`head_channels` must be at least 1, got {self.head_channels}")
+
+
+@configclass
+class HessianActorConfig:
+    """The actor that emits a Hessian and solves for the displacements.
+
+    Attributes:
+        kind: Tells the two actors apart in a configuration file.
+        trunk: The geometric trunk; it sees where atoms stand, neither forces nor history. Two layers suffice, as the
+            solve carries what happens to far atoms.
+        env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
+        max_step: Å, limit of one atom's displacement in one step, approached smoothly.
+        stiffness: eV/Å², of a bond before any training, at short distance. 6 makes the untrained actor about right for
+            metals.
+        floor: eV/Å²; softer modes, and those of negative curvature, are taken to be this stiff.
+        head_channels: Width of the head's invariant network.
+        vector_channels: Vectors (and tensors, with lmax >= 2) per atom that bend the blocks of its bonds.
+        site_channels: Many-body terms per atom.
+    """
+
+    kind: Literal["hessian"] = "hessian"
+    trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=2, forces=False, history=False))
+    env_input_dim: int = 0
+    max_step: float = 0.5
+    stiffness: float = 6.0
+    floor: float = 0.05
+    head_channels: int = 64
+    vector_channels: int = 16
+    site_channels: int = 8
+
+    def __post_init__(self) -> None:
+        if self.trunk.forces or self.trunk.history:
+            raise ValueError("`trunk.forces` and `trunk.history` must be false: curvature depends on positions alone")
+        if self.env_input_dim < 0:
+            raise ValueError(f"`env_input_dim` must not be negative, got {self.env_input_dim}")
+        for name in ("max_step", "stiffness", "floor"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
+        for name in ("head_channels", "vector_channels", "site_channels"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+
+
+ActorConfig = DirectActorConfig | HessianActorConfig
 
 
 @configclass

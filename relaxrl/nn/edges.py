@@ -61,6 +61,7 @@ class EdgeEmbedding(nn.Module):
         self.number = config.radial_basis
         self.irreps = o3.Irreps.spherical_harmonics(config.lmax)
         hidden = max(config.channels, config.radial_functions)
+        self.channels = hidden
         self.of_length = nn.Linear((3 * self.number + 1) if action else 2 * self.number, hidden)
         self.of_centre = nn.Linear(element_channels, hidden, bias=False)
         self.of_neighbour = nn.Linear(element_channels, hidden, bias=False)

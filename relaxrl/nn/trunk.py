@@ -103,8 +103,9 @@ class Trunk(nn.Module):
         self.n_scalars = 2 * config.channels
         tensors = natural_irreps(config.channels, config.lmax, lmin=1)
         self.irreps = o3.Irreps([(self.n_scalars, (0, 1)), *tensors])
-        n_vectors = 1 + 2 * config.history + action
+        n_vectors = config.forces + 2 * config.history + action
         self.elements = ElementEmbedding(config.channels, config.learned_elements)
+        self.n_vectors = n_vectors
         self.vectors = VectorEmbedding(n_vectors)
         n_inputs = config.channels + self.vectors.dim + 2 * action
         self.scalars = nn.Sequential(
@@ -145,12 +146,12 @@ class Trunk(nn.Module):
         return TrunkOutput(features, layer_features, edges, units)
 
     def _vectors(self, inputs: NetworkInputs, displacement: Tensor | None) -> Tensor:
-        vectors = [inputs.forces]
+        vectors = [inputs.forces] if self.config.forces else []
         if self.config.history:
             vectors += [inputs.previous_displacement, inputs.force_change]
         if displacement is not None:
             vectors.append(displacement)
-        return torch.stack(vectors, dim=1)
+        return torch.stack(vectors, dim=1) if vectors else inputs.forces.new_zeros(inputs.n_atoms, 0, 3)
 
 
 def _work(forces: Tensor, displacement: Tensor) -> Tensor:

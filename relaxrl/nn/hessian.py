@@ -1,0 +1,118 @@
+"""The learned-Hessian actor: predict the curvature between neighbours, solve for the displacement of all atoms."""
+
+from __future__ import annotations
+
+import torch
+from e3nn import o3
+from torch import Tensor, nn
+
+from relaxrl.nn.actor import Actor
+from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
+from relaxrl.nn.config import HessianActorConfig
+from relaxrl.nn.convolution import coupling
+from relaxrl.nn.inputs import NetworkInputs
+from relaxrl.nn.newton import newton_step
+from relaxrl.nn.trunk import Trunk, TrunkOutput
+
+MAX_LOG_STIFFNESS = 6.0
+"""|log| of a bond's stiffness over its value before training: a factor of 400 either way."""
+
+
+class HessianActor(Actor):
+    r"""Newton's step with a predicted Hessian.
+
+    $$ |H_\theta| \, d = F, \qquad
+       \tfrac12 \delta^T H_\theta \delta = \tfrac14 \sum_{ij} \delta_{ij}^T B_{ij} \delta_{ij}
+       + \tfrac12 \sum_{ic} \Big( \sum_j g_{ijc} \cdot \delta_{ij} \Big)^2 $$
+
+    with $\delta_{ij} = \delta_j - \delta_i$. B_ij is a symmetric 3x3 block of each bond: a stiffness along the bond,
+    one across it, and a general l = 0 + 2 part made of the vectors and tensors of its two atoms. The sites' vectors
+    g_ijc are the many-body part: what embedding functions and angles contribute. Layers see a few Å, the solve sees the
+    whole crystal, so the policy carries over to cells larger than those it was trained on. Rigid translations cost
+    nothing by construction, and no forces give no action.
+
+    Before training every bond is a spring along itself of `stiffness` times the cutoff envelope.
+
+    Raises:
+        ValueError: The trunk reads forces or history; curvature depends on where atoms stand alone.
+    """
+
+    def __init__(self, config: HessianActorConfig) -> None:
+        super().__init__(config.trunk.cutoff, config.trunk.max_neighbors, config.env_input_dim, config.max_step)
+        self.config = config
+        self.trunk = Trunk(config.trunk)
+        self.head = HessianHead(config, self.trunk)
+        self.add_gate()
+
+    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
+        """See the class; assembled and solved in float64."""
+        padding = Padding(inputs.graph_index, inputs.n_graphs)
+        forces = padding.pad(inputs.forces.double())
+        step = newton_step(self._hessian(inputs, padding), forces, padding.present, self.config.floor)
+        return padding.unpad(step)
+
+    def _hessian(self, inputs: NetworkInputs, padding: Padding) -> Tensor:
+        blocks, rows = self.head(self.trunk(inputs), inputs)
+        index = inputs.edge_index
+        return pair_hessian(blocks.double(), index, padding) + site_hessian(rows.double(), index, padding)
+
+
+class HessianHead(nn.Module):
+    """Blocks of bonds and vectors of sites from a trunk's features.
+
+    Args:
+        config: Sizes.
+        trunk: Whose features are read.
+    """
+
+    def __init__(self, config: HessianActorConfig, trunk: Trunk) -> None:
+        super().__init__()
+        self.config = config
+        self.n_scalars, self.channels, self.lmax = trunk.n_scalars, config.trunk.channels, config.trunk.lmax
+        width = config.head_channels
+        vectors = config.vector_channels
+        self.of_edge = nn.Linear(trunk.edges.channels, width)
+        self.of_centre = nn.Linear(self.n_scalars, width, bias=False)
+        self.of_neighbour = nn.Linear(self.n_scalars, width, bias=False)
+        self.of_projections = nn.Linear(2 * vectors, width, bias=False)
+        self.vectors = o3.Linear(trunk.irreps, o3.Irreps([(vectors, (1, -1))]))
+        self.tensors = o3.Linear(trunk.irreps, o3.Irreps([(vectors, (2, 1))])) if self.lmax >= 2 else None
+        self.network = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.sizes = [2, config.site_channels, 2 * vectors, 2 * vectors if self.lmax >= 2 else 0]
+        self.last = nn.Linear(width, sum(self.sizes))
+        with torch.no_grad():
+            self.last.weight.zero_()
+            self.last.bias.zero_()
+            # Not zero: the square of a site's vectors would have no gradient.
+            nn.init.normal_(self.last.weight[2 : 2 + config.site_channels], std=0.02)
+
+    def forward(self, output: TrunkOutput, inputs: NetworkInputs) -> tuple[Tensor, Tensor]:
+        """Symmetric blocks (n_edges, 3, 3), eV/Å², and site vectors (n_edges, site_channels, 3), eV^½/Å."""
+        centre, neighbour = inputs.edge_index
+        edges = output.edges
+        unit = edges.vectors / edges.lengths.unsqueeze(-1)
+        features = output.node_features
+        scalars = features[:, : self.n_scalars]
+        vectors = self.vectors(features).view(len(features), -1, 3)
+        around = torch.cat([vectors[centre], vectors[neighbour]], dim=1)
+        hidden = (
+            self.of_edge(edges.scalars)
+            + self.of_centre(scalars)[centre]
+            + self.of_neighbour(scalars)[neighbour]
+            + self.of_projections((around * unit.unsqueeze(1)).sum(-1))
+        )
+        stiff, sites, mix, mix_tensors = self.last(self.network(hidden)).split(self.sizes, dim=1)
+        scale = self.config.stiffness * edges.envelope
+        along = torch.exp(MAX_LOG_STIFFNESS * torch.tanh(stiff[:, 0] / MAX_LOG_STIFFNESS))
+        across = stiff[:, 1]
+        outer = unit.unsqueeze(2) * unit.unsqueeze(1)
+        blocks = (along - across)[:, None, None] * outer + across[:, None, None] * torch.eye(3).to(outer)
+        bent = (mix.unsqueeze(1) @ around).squeeze(1)
+        blocks = blocks + 0.5 * (bent.unsqueeze(2) * unit.unsqueeze(1) + unit.unsqueeze(2) * bent.unsqueeze(1))
+        if self.tensors is not None:
+            tensors = self.tensors(features).view(len(features), -1, 5)
+            tensors = torch.cat([tensors[centre], tensors[neighbour]], dim=1)
+            general = (mix_tensors.unsqueeze(1) @ tensors).squeeze(1)
+            blocks = blocks + torch.einsum("abm,em->eab", coupling(1, 1, 2, general.dtype, general.device), general)
+        rows = (self.config.stiffness**0.5 * edges.envelope).unsqueeze(-1) * sites
+        return scale[:, None, None] * blocks, rows.unsqueeze(-1) * unit.unsqueeze(1)
