@@ -1,0 +1,113 @@
+"""`Agent`: a trained actor with what is known of its origin, saved and loaded without running foreign code."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from relaxrl import __version__
+from relaxrl.agents.exploration import limit_radially
+from relaxrl.checkpoint import MODEL_FILE, load_model, save_model
+from relaxrl.config import from_dict, to_dict
+from relaxrl.errors import CheckpointError, ConfigError, RelaxRLError
+from relaxrl.graph import AtomGraph
+from relaxrl.nn import Actor, DirectActorConfig, build_actor
+
+ACTOR_CONFIGS: dict[str, type[DirectActorConfig]] = {"direct": DirectActorConfig}
+"""Configuration class of each kind of actor, by the name that saved agents bear."""
+
+
+class Agent:
+    """An actor that proposes displacements, for use after training.
+
+    Args:
+        actor: Made from a configuration, which it keeps as `config`.
+        max_step: Å; no atom is asked to move farther.
+        metadata: What is known of its origin, as JSON can hold it. `feature_names`, a list, names the environment features that
+            the graph must carry; `description`, one line, is shown in listings.
+    """
+
+    def __init__(self, actor: Actor, max_step: float = 0.5, metadata: Mapping[str, Any] | None = None) -> None:
+        if not max_step > 0.0 or not math.isfinite(max_step):
+            raise ValueError(f"`max_step` must be positive, got {max_step}")
+        self.actor = actor
+        self.max_step = max_step
+        self.metadata = dict(metadata) if metadata is not None else {}
+
+    @property
+    def feature_names(self) -> tuple[str, ...]:
+        """Environment features that the graph must carry, in order."""
+        return tuple(self.metadata.get("feature_names", ()))
+
+    @torch.no_grad()
+    def act(self, graph: AtomGraph) -> Tensor:
+        """Proposed displacements.
+
+        Args:
+            graph: Structures with forces, and with history and environment features where the actor uses them.
+
+        Returns:
+            (n_atoms, 3), Å, float64, on the graph's device; each no longer than `max_step`.
+
+        Raises:
+            ValueError: The graph has no forces or lacks environment features.
+            RelaxRLError: Forces are not finite, or the actor's answer is not.
+        """
+        if graph.forces is not None and not bool(torch.isfinite(graph.forces).all()):
+            raise RelaxRLError("an agent needs finite forces, got NaN or infinity; check the calculator")
+        displacement: Tensor = self.actor(graph)
+        displacement = displacement.to(device=graph.positions.device, dtype=torch.float64)
+        if not bool(torch.isfinite(displacement).all()):
+            raise RelaxRLError(
+                "the agent proposed a displacement that is not finite; expected one within "
+                f"{self.max_step} Å. Its training may have diverged, or the structure is far from any it has seen"
+            )
+        return limit_radially(displacement, self.max_step)
+
+    def save(self, folder: str | Path) -> None:
+        """Write the agent as safetensors and JSON; a reader sees the old agent or the new one, never half of each."""
+        kind = _kind_of(self.actor)
+        meta = {
+            "actor": {"kind": kind, "config": to_dict(self.actor.config)},
+            "max_step": self.max_step,
+            "relaxrl": __version__,
+            "metadata": self.metadata,
+        }
+        save_model(folder, self.actor.state_dict(), meta)
+
+    @staticmethod
+    def load(folder: str | Path) -> Agent:
+        """The agent saved in a folder, in the precision it was saved in, on the CPU.
+
+        Raises:
+            CheckpointError: The folder holds no agent, a damaged one, or one of another architecture.
+        """
+        tensors, meta = load_model(folder)
+        try:
+            kind, values = meta["actor"]["kind"], meta["actor"]["config"]
+            max_step, metadata = float(meta["max_step"]), dict(meta["metadata"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{folder}: not an agent: missing or wrong entry {error} in {MODEL_FILE}") from error
+        if kind not in ACTOR_CONFIGS:
+            raise CheckpointError(f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {sorted(ACTOR_CONFIGS)}")
+        try:
+            actor = build_actor(from_dict(ACTOR_CONFIGS[kind], values, source=str(folder)))
+            floating = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
+            actor.to(floating[0] if floating else None)
+            actor.load_state_dict(tensors)
+        except (ConfigError, RuntimeError, TypeError) as error:
+            raise CheckpointError(f"{folder}: the saved parameters don't fit their architecture: {error}") from error
+        return Agent(actor.eval().requires_grad_(False), max_step, metadata)
+
+
+def _kind_of(actor: Actor) -> str:
+    config = getattr(actor, "config", None)
+    for kind, config_class in ACTOR_CONFIGS.items():
+        if isinstance(config, config_class):
+            return kind
+    raise TypeError(f"can't save an actor of type {type(actor).__name__}; expected one of {sorted(ACTOR_CONFIGS)}")

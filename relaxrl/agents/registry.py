@@ -1,0 +1,62 @@
+"""Agents by name: those shipped with the package, folders, and training runs."""
+
+from __future__ import annotations
+
+import difflib
+from pathlib import Path
+
+from relaxrl.agents.agent import Agent
+from relaxrl.checkpoint import MODEL_FILE
+from relaxrl.errors import CheckpointError
+
+SHIPPED = Path(__file__).parent / "shipped"
+BEST = "best"
+"""Folder of a training run that holds the agent of the best evaluation."""
+
+
+def shipped_agents() -> dict[str, Path]:
+    """Names and folders of the agents that come with the package."""
+    return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{MODEL_FILE}"))}
+
+
+def load_agent(name_or_path: str | Path) -> Agent:
+    """An agent by name or from a folder.
+
+    Args:
+        name_or_path: The name of a shipped agent; a folder written by `Agent.save`; or the folder of a training run,
+            which means the agent of its best evaluation. A shipped name wins over a folder of the same name: write
+            `./NAME` for that.
+
+    Raises:
+        CheckpointError: There is no such agent, or its files can't be used.
+    """
+    return Agent.load(find_agent(name_or_path))
+
+
+def find_agent(name_or_path: str | Path) -> Path:
+    """The folder that `load_agent` reads.
+
+    Raises:
+        CheckpointError: There is none.
+    """
+    shipped = shipped_agents()
+    if str(name_or_path) in shipped:
+        return shipped[str(name_or_path)]
+    path = Path(name_or_path)
+    if path.name == MODEL_FILE and path.is_file():
+        return path.parent
+    if path.is_dir():
+        for folder in (path, path / BEST):
+            if (folder / MODEL_FILE).is_file():
+                return folder
+        raise CheckpointError(
+            f"{path}: expected an agent ({MODEL_FILE}) or a training run with a best evaluation "
+            f"({BEST}/{MODEL_FILE}), found neither; a run has one after its first evaluation"
+        )
+    close = difflib.get_close_matches(str(name_or_path), shipped, n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
+    known = ", ".join(shipped) if shipped else "none"
+    raise CheckpointError(
+        f"no agent {str(name_or_path)!r}: expected a shipped one ({known}), a folder with a saved agent, "
+        f"or a run folder{hint}"
+    )
