@@ -44,6 +44,16 @@ class RelaxationEnv:
     Raises:
         ValueError: There are no crystals, or `n_envs` is not positive.
         StructureError: A crystal has no atoms or a constraint other than `FixAtoms`.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> from relaxrl.potentials import EMT
+        >>> copper = Crystal(id="Cu", atoms=bulk("Cu", cubic=True), parent="Cu", kind="minimum")
+        >>> env = RelaxationEnv([copper], EMT(), EnvConfig(), np.random.default_rng(0))
+        >>> graph = env.reset()
+        >>> result = env.step(0.05 * graph.forces)
+        >>> bool(max_force(result.graph) < max_force(graph))
+        True
     """
 
     def __init__(

@@ -59,9 +59,7 @@ class EdgeEmbedding(nn.Module):
         super().__init__()
         self.cutoff = config.cutoff
         self.number = config.radial_basis
-        self.harmonics = o3.SphericalHarmonics(
-            o3.Irreps.spherical_harmonics(config.lmax), normalize=True, normalization="component"
-        )
+        self.irreps = o3.Irreps.spherical_harmonics(config.lmax)
         hidden = max(config.channels, config.radial_functions)
         self.channels = hidden
         self.of_length = nn.Linear((3 * self.number + 1) if action else 2 * self.number, hidden)
@@ -96,7 +94,7 @@ class EdgeEmbedding(nn.Module):
         )
         envelope = polynomial_envelope(lengths, self.cutoff)
         radial = self.to_radial(scalars) * envelope.unsqueeze(-1)
-        harmonics: Tensor = self.harmonics(vectors)
+        harmonics = o3.spherical_harmonics(self.irreps, vectors, normalize=True, normalization="component")
         neighbours, basis = _rows_of_neighbours(inputs, envelope, radial, harmonics)
         return Edges(
             index=inputs.edge_index,
