@@ -10,7 +10,8 @@ from ase.data import atomic_numbers
 from ase.units import Bohr
 from torch import Tensor
 
-from relaxrl.potentials.torch_potential import MAX_ATOMIC_NUMBER, Topology, TorchPotential
+from relaxrl.potentials.topology import Topology
+from relaxrl.potentials.torch_potential import MAX_ATOMIC_NUMBER, TorchPotential
 
 _BETA = float(beta)
 _WIDTH_BEYOND_MIDPOINT = 0.5
@@ -45,7 +46,8 @@ class EMT(TorchPotential):
             elements=[atomic_numbers[symbol] for symbol in parameters],
             skin=skin,
         )
-        self._table = self._parameter_table()
+        self._table = _parameter_table(self._slope, self._midpoint)
+        self._pair_table = _pair_table(self._table)
 
     def atom_energies(self, topology: Topology, vectors: Tensor) -> Tensor:
         """Energy of each atom, (n_atoms,), eV; see `TorchPotential.atom_energies`."""
@@ -101,35 +103,35 @@ class EMT(TorchPotential):
         """
 
         def make() -> tuple[Tensor, ...]:
-            table = self._table.to(vectors)[topology.atomic_numbers]
-            of_i, of_j = table[topology.centre].T, table[topology.neighbour].T
-            eta, kappa, log_n0, log_half = 2, 3, 6, 7
-            chi = of_j[log_n0] - of_i[log_n0]  # log of n0_j / n0_i
-            radius = 8
-            return (
-                of_j[eta].contiguous(),
-                of_i[eta].contiguous(),
-                of_j[eta] * _BETA * of_j[radius] + chi,
-                of_i[eta] * _BETA * of_i[radius] - chi,
-                of_j[kappa] / _BETA,
-                of_i[kappa] / _BETA,
-                of_j[kappa] * of_j[radius] + chi + of_i[log_half],
-                of_i[kappa] * of_i[radius] - chi + of_j[log_half],
-            )
+            numbers = topology.atomic_numbers
+            pairs = numbers[topology.centre] * (MAX_ATOMIC_NUMBER + 1) + numbers[topology.neighbour]
+            return tuple(column.index_select(0, pairs) for column in self._pair_table.to(vectors))
 
         return topology.once("emt", make)
 
-    def _parameter_table(self) -> Tensor:
-        """Per atomic number: E0, 6 V0, eta2, kappa, lambda, gamma1, log n0, log(V0 / (2 gamma2)), s0; eV and Å."""
-        table = torch.full((MAX_ATOMIC_NUMBER + 1, 9), torch.nan, dtype=torch.float64)
-        for symbol, (e0, s0, v0, eta2, kappa, lam, n0) in parameters.items():
-            radius, eta, k = s0 * Bohr, eta2 / Bohr, kappa / Bohr
-            gamma1 = gamma2 = 0.0
-            for count, distance in zip(_SHELL_ATOMS, _SHELL_DISTANCES, strict=True):
-                r = _BETA * radius * distance
-                weight = count / 12.0 / (1.0 + math.exp(self._slope * (r - self._midpoint)))
-                gamma1 += weight * math.exp(-eta * (r - _BETA * radius))
-                gamma2 += weight * math.exp(-k / _BETA * (r - _BETA * radius))
-            row = (e0, 6.0 * v0, eta, k, lam / Bohr, gamma1, math.log(n0), math.log(0.5 * v0 / gamma2), radius)
-            table[atomic_numbers[symbol]] = torch.tensor(row, dtype=torch.float64)
-        return table
+
+def _parameter_table(slope: float, midpoint: float) -> Tensor:
+    """Per atomic number: E0, 6 V0, eta2, kappa, lambda, gamma1, log n0, log(V0 / (2 gamma2)), s0; eV and Å."""
+    table = torch.full((MAX_ATOMIC_NUMBER + 1, 9), torch.nan, dtype=torch.float64)
+    for symbol, (e0, s0, v0, eta2, kappa, lam, n0) in parameters.items():
+        radius, eta, k = s0 * Bohr, eta2 / Bohr, kappa / Bohr
+        gamma1 = gamma2 = 0.0
+        for count, distance in zip(_SHELL_ATOMS, _SHELL_DISTANCES, strict=True):
+            r = _BETA * radius * distance
+            weight = count / 12.0 / (1.0 + math.exp(slope * (r - midpoint)))
+            gamma1 += weight * math.exp(-eta * (r - _BETA * radius))
+            gamma2 += weight * math.exp(-k / _BETA * (r - _BETA * radius))
+        row = (e0, 6.0 * v0, eta, k, lam / Bohr, gamma1, math.log(n0), math.log(0.5 * v0 / gamma2), radius)
+        table[atomic_numbers[symbol]] = torch.tensor(row, dtype=torch.float64)
+    return table
+
+
+def _pair_table(table: Tensor) -> Tensor:
+    """Decay rates and logarithmic prefactors, (8, pairs of atomic numbers); see `EMT._on_edges`."""
+    _, _, eta, kappa, _, _, log_n0, log_half, s0 = table.T
+    ones = torch.ones_like(table[:, :1])
+    chi = log_n0 - log_n0[:, None]  # log of n0_j / n0_i
+    of_j = torch.stack([eta * ones, _BETA * eta * s0 + chi, kappa / _BETA * ones, kappa * s0 + chi + log_half[:, None]])
+    rate, prefactor, pair_rate, pair_prefactor = of_j
+    columns = (rate, rate.T, prefactor, prefactor.T, pair_rate, pair_rate.T, pair_prefactor, pair_prefactor.T)
+    return torch.stack(columns).flatten(1)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relaxrl.potentials.torch_potential import Topology, TorchPotential
+from relaxrl.potentials.topology import Topology
+from relaxrl.potentials.torch_potential import TorchPotential
 
 
 class Morse(TorchPotential):

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 
 import torch
 from ase.data import chemical_symbols
@@ -12,41 +11,11 @@ from torch import Tensor
 
 from relaxrl.errors import CalculatorError
 from relaxrl.graph import AtomGraph, scatter_sum
-from relaxrl.neighbors import SkinnedNeighbors, with_edges
+from relaxrl.neighbors import with_edges
 from relaxrl.potentials.base import Evaluation, Potential
+from relaxrl.potentials.topology import EdgeCache, Topology, one_of_each_pair
 
 MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
-
-
-@dataclass(frozen=True)
-class Topology:
-    """Which atoms interact: everything about the edges that stays the same while atoms move a little.
-
-    Attributes:
-        centre: (n_edges,), int64.
-        neighbour: (n_edges,), int64.
-        atomic_numbers: (n_atoms,), int64.
-        cache: Values that a potential computes once for this topology, such as parameters gathered on edges.
-    """
-
-    centre: Tensor
-    neighbour: Tensor
-    atomic_numbers: Tensor
-    cache: dict[str, tuple[Tensor, ...]] = field(default_factory=dict)
-
-    def once(self, name: str, make: Callable[[], tuple[Tensor, ...]]) -> tuple[Tensor, ...]:
-        """The value of `make()`, computed at the first call with this name."""
-        if name not in self.cache:
-            self.cache[name] = make()
-        return self.cache[name]
-
-    def sum_to_atoms(self, values: Tensor, index: Tensor) -> Tensor:
-        """Sums of edge `values` (n_edges, ...) over equal atoms `index` (n_edges,): (n_atoms, ...)."""
-        return scatter_sum(values, index, len(self.atomic_numbers))
-
-    def share_pairs(self, energies: Tensor) -> Tensor:
-        """Pair energies (n_edges,), each pair once, as half for each of its atoms: (n_atoms,)."""
-        return 0.5 * self.sum_to_atoms(energies, self.centre).index_add(0, self.neighbour, energies)
 
 
 class TorchPotential(Potential):
@@ -75,8 +44,7 @@ class TorchPotential(Potential):
         self.cutoff = cutoff
         self.elements = None if elements is None else frozenset(elements)
         self.undirected = undirected
-        self._neighbors = SkinnedNeighbors(cutoff, skin)
-        self._built: tuple[Tensor, Topology, Tensor, Tensor] | None = None
+        self._edges = EdgeCache(cutoff, skin, undirected)
 
     @abstractmethod
     def atom_energies(self, topology: Topology, vectors: Tensor) -> Tensor:
@@ -97,7 +65,7 @@ class TorchPotential(Potential):
 
     def evaluate(self, graph: AtomGraph, stress: bool = False) -> Evaluation:
         """Evaluate all structures of the batch once, in float64; the stress is NaN where the cell has no volume."""
-        graph = graph.without_edges().to(dtype=torch.float64)
+        graph = _plain(graph)
         unusable = self._unusable(graph)
         if not unusable:
             return self._evaluate_all(graph, stress)
@@ -201,30 +169,16 @@ class TorchPotential(Potential):
         return {index: missing_elements(self.name, numbers, self.elements) for index, numbers in missing.items()}
 
     def _evaluate_all(self, graph: AtomGraph, stress: bool) -> Evaluation:
-        edges = self._neighbors(graph)
-        if edges.edge_index is None or edges.edge_shift is None:
-            raise AssertionError("neighbour lists always have edges")
-        if (
-            self._built is None
-            or self._built[0] is not edges.edge_index
-            or not torch.equal(self._built[1].atomic_numbers, graph.atomic_numbers)
-        ):
-            topology, kept = self._topology(edges)
-            of_edge = edges.graph_index[topology.centre]
-            translation = torch.einsum("es,esc->ec", edges.edge_shift[kept], edges.cell[of_edge])
-            self._built = (edges.edge_index, topology, translation, of_edge)
-        _, topology, translation, of_edge = self._built
-        positions = graph.positions.detach()
-        vectors = positions.index_select(0, topology.neighbour) + translation
-        vectors -= positions.index_select(0, topology.centre)
+        edges = self._edges(graph)
+        topology, vectors = edges.topology, edges.vectors(graph.positions)
         atom_energies, gradients = self.energy_gradients(topology, vectors)
         forces = topology.sum_to_atoms(gradients, topology.centre)
         forces -= topology.sum_to_atoms(gradients, topology.neighbour)
         energy = scatter_sum(atom_energies, graph.graph_index, graph.n_graphs)
         tensor = None
         if stress:
-            virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], of_edge, graph.n_graphs)
-            volume = torch.linalg.det(graph.cell.detach()).abs()[:, None, None]
+            virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], edges.graph_index, graph.n_graphs)
+            volume = torch.linalg.det(graph.cell).abs()[:, None, None]
             tensor = torch.where(volume > 0.0, 0.5 * (virial + virial.mT) / volume, torch.nan)
         return _finite(energy, forces, graph, tensor)
 
@@ -234,7 +188,7 @@ class TorchPotential(Potential):
             raise ValueError("the graph has no edges; make them with relaxrl.neighbors.with_edges(graph, cutoff)")
         centre, neighbour = graph.edge_index
         if self.undirected:
-            kept = _one_of_each_pair(centre, neighbour, graph.edge_shift)
+            kept = one_of_each_pair(centre, neighbour, graph.edge_shift)
         else:
             kept = torch.arange(len(centre), device=centre.device)
         return Topology(centre[kept], neighbour[kept], graph.atomic_numbers), kept
@@ -247,11 +201,10 @@ def missing_elements(name: str, numbers: Iterable[int], known: Iterable[int]) ->
     return f"{name} has no parameters for {missing}; it knows {have}"
 
 
-def _one_of_each_pair(centre: Tensor, neighbour: Tensor, shift: Tensor) -> Tensor:
-    """Places of the edges with i < j, or with a lexicographically positive shift where an atom meets its own image."""
-    x, y, z = shift.unbind(dim=1)
-    positive = (x > 0) | ((x == 0) & ((y > 0) | ((y == 0) & (z > 0))))
-    return torch.nonzero((centre < neighbour) | ((centre == neighbour) & positive)).flatten()
+def _plain(graph: AtomGraph) -> AtomGraph:
+    """Only what a potential reads, in float64 and cut off from any gradient."""
+    positions, cell = graph.positions.detach().to(torch.float64), graph.cell.detach().to(torch.float64)
+    return AtomGraph(positions, cell, graph.pbc, graph.atomic_numbers, graph.graph_index)
 
 
 def _hessian_times(forces: Tensor, positions: Tensor, vector: Tensor) -> Tensor:
