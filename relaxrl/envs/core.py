@@ -13,6 +13,7 @@ from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.correction import WHOLLY, correct
 from relaxrl.envs.features import environment_features
 from relaxrl.envs.integrity import count_pieces, limit_radially, radii_of
+from relaxrl.envs.pairs import KeptPairs
 from relaxrl.envs.reward import Step, atom_terms, structure_terms
 from relaxrl.envs.start import draw_starts, free_atoms
 from relaxrl.envs.termination import TERMINATING, Reason
@@ -75,6 +76,7 @@ class RelaxationEnv:
         self.n_envs = n_envs
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
+        self._pairs = KeptPairs()
         self._graph: AtomGraph | None = None
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
         self._indices = torch.zeros(n_envs, dtype=torch.int64)
@@ -175,7 +177,8 @@ class RelaxationEnv:
         if wanted.shape == before.positions.shape:
             movable = running[before.graph_index] & self._free
             wanted = limit_radially(wanted, self.config.max_step) * movable[:, None]
-        correction = correct(before, wanted, radii_of(before, self.config), self.config.neighbor_cutoff)
+        radii = radii_of(before, self.config)
+        correction = correct(before, wanted, radii, self.config.neighbor_cutoff, self._pairs)
 
         after, applied, a_back, failed = self._move(before, correction.applied, correction.a_back)
         self._steps += running
@@ -276,7 +279,7 @@ class RelaxationEnv:
         if not len(places):
             return before, applied, a_back, {}
         after = before.replace(positions=before.positions + applied)
-        evaluation = self.potential.evaluate(after.select(places))
+        evaluation = self.potential.evaluate(after if bool(moved.all()) else after.select(places))
         self._evaluations[places] += 1
 
         failed = torch.zeros_like(moved)

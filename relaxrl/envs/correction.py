@@ -14,6 +14,7 @@ quadratic functions of f: each first crossing is a root in closed form, no searc
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -24,6 +25,9 @@ from relaxrl.neighbors import with_edges
 
 MARGIN = 1e-10
 """Å; corrected pairs stop this far on the legal side, so that rounding does not put them on the other."""
+
+NEAR = 0.75
+"""Fraction of the cutoff within which most atoms have a neighbour that is sure to stay; the rest is checked further."""
 
 WHOLLY = 1.0 - 1e-6
 """From this `a_back` on, a step counts as wholly taken back."""
@@ -42,7 +46,13 @@ class Correction:
     a_back: Tensor
 
 
-def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutoff: float) -> Correction:
+def correct(
+    graph: AtomGraph,
+    displacement: Tensor,
+    r_min: float | Tensor,
+    cutoff: float,
+    neighbors: Callable[[AtomGraph, float], AtomGraph] = with_edges,
+) -> Correction:
     """Scale the displacement of each structure back by the smallest fraction that makes it legal.
 
     Args:
@@ -50,6 +60,7 @@ def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutof
         displacement: (n_atoms, 3), Å, of any length.
         r_min: Å; or (n_atoms,), contact radii in Å whose sum is the r_min of a pair.
         cutoff: Å; an atom may not lose all of its neighbours within this distance.
+        neighbors: Gives a graph edges up to a radius; more edges do no harm.
 
     Returns:
         The corrected displacement and the fraction taken back.
@@ -68,8 +79,8 @@ def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutof
     if graph.n_atoms:
         # No pair changes its distance by more than twice the largest displacement.
         reach = 2.0 * float(torch.linalg.vector_norm(displacement, dim=-1).max())
-        near = max(2.0 * float(radii.max()) + MARGIN + reach, cutoff)
-        pairs = _Pairs.of(with_edges(graph, near), displacement)
+        near = max(2.0 * float(radii.max()) + MARGIN + reach, NEAR * cutoff)
+        pairs = _Pairs.of(neighbors(graph, near), displacement)
         kept = torch.minimum(kept, _first_contact(pairs, radii, graph))
         if bool(_at_risk(pairs, cutoff, graph.n_atoms).any()):
             pairs = _Pairs.of(with_edges(graph, cutoff + reach), displacement)

@@ -14,6 +14,7 @@ from gymnasium.utils.env_checker import check_env
 from relaxrl.envs import EnvConfig
 from relaxrl.envs.gym_env import RelaxEnv
 from relaxrl.errors import CalculatorError, ConfigError, StructureError
+from relaxrl.structures import shipped_names
 
 from .conftest import cluster, crystal, rattled
 
@@ -237,3 +238,11 @@ def test_any_ase_calculator_will_do_if_it_can_be_made_anew(crystals):
 def test_elements_that_the_calculator_does_not_know_are_found_at_once():
     with pytest.raises(CalculatorError, match=r"no parameters for W.*tungsten#0"):
         RelaxEnv([crystal(bulk("W"), "tungsten")])
+
+
+@pytest.mark.skipif(not shipped_names(), reason="the shipped sets have not been built")
+def test_no_arguments_are_needed():
+    env = gymnasium.make(ID)
+    _, info = env.reset(seed=0)
+    assert info["structure"].startswith("metals:train#")
+    assert info["fmax"] > 0.05
