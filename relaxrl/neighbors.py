@@ -44,8 +44,10 @@ def with_edges(graph: AtomGraph, cutoff: float, max_neighbors: int | None = None
         shifts.append(shift)
         first += size
     device = graph.positions.device
-    edge_index = torch.from_numpy(np.stack([np.concatenate(centres), np.concatenate(neighbours)])).to(device)
-    edge_shift = torch.from_numpy(np.concatenate(shifts)).to(device=device, dtype=graph.positions.dtype)
+    pairs, images = np.stack([np.concatenate(centres), np.concatenate(neighbours)]), np.concatenate(shifts)
+    order = _canonical(pairs, images)
+    edge_index = torch.from_numpy(pairs[:, order]).to(device)
+    edge_shift = torch.from_numpy(images[order]).to(device=device, dtype=graph.positions.dtype)
     return graph.replace(edge_index=edge_index, edge_shift=edge_shift)
 
 
@@ -96,6 +98,20 @@ def _full_cell(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:
             normal = np.linalg.svd(others)[2][-1]
             full[axis] = normal
     return full
+
+
+def _canonical(pairs: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+    """Order of edges by centre, neighbour and shift.
+
+    Vesin's order of the images of one pair depends on where the atoms are. Sums over edges would then depend, in the
+    last digit, on when a list with a skin was made, and a resumed run would drift away from an uninterrupted one.
+    """
+    whole = shifts.astype(np.int64)
+    reach = int(np.abs(whole).max(initial=0))
+    n_atoms, span = int(pairs.max(initial=0)) + 1, 2 * reach + 1
+    image = ((whole[:, 0] + reach) * span + whole[:, 1] + reach) * span + whole[:, 2] + reach
+    order: np.ndarray = np.argsort((pairs[0] * n_atoms + pairs[1]) * span**3 + image, kind="stable")
+    return order
 
 
 def _nearest(centres: np.ndarray, distances: np.ndarray, n: int) -> np.ndarray:

@@ -72,3 +72,22 @@ def test_skinned_edges_hold_all_pairs_within_the_cutoff_after_a_move():
     kept = neighbors(moved).edge_vectors().norm(dim=1)
     fresh = with_edges(moved, CUTOFF).edge_vectors().norm(dim=1)
     torch.testing.assert_close(kept[kept < CUTOFF].sort().values, fresh.sort().values, atol=1e-12, rtol=0)
+
+
+def test_the_order_of_edges_does_not_depend_on_where_the_atoms_are():
+    atoms = bulk("Cu", cubic=True)
+    graph = graph_from_atoms(atoms)
+    moved = graph.replace(
+        positions=graph.positions + 0.3 * torch.randn(4, 3, generator=torch.Generator().manual_seed(1))
+    )
+    both = []
+    for start in (graph, moved):
+        edges = with_edges(start, 6.0)
+        assert edges.edge_index is not None
+        assert edges.edge_shift is not None
+        both.append(
+            [tuple(row) for row in torch.cat([edges.edge_index.T, edges.edge_shift.to(torch.int64)], 1).tolist()]
+        )
+    common = set(both[0]) & set(both[1])
+    assert len(common) > 100
+    assert [row for row in both[0] if row in common] == [row for row in both[1] if row in common]
