@@ -1,0 +1,391 @@
+"""The training loop: act, store, update, evaluate, checkpoint."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from relaxrl.agents import (
+    TD3,
+    Agent,
+    MixedReplay,
+    MixedSample,
+    PrioritizedReplay,
+    ReplayBuffer,
+    SizeCurriculum,
+    default_capacity,
+    difficulty_weights,
+)
+from relaxrl.config import dump_config, from_dict, load_config, to_dict
+from relaxrl.envs import RelaxationEnv
+from relaxrl.errors import ConfigError
+from relaxrl.metrics import MetricSink
+from relaxrl.nn import build_actor, build_critic
+from relaxrl.potentials import Potential, parse_calculator
+from relaxrl.seeding import Generators
+from relaxrl.structures import Crystal
+from relaxrl.training.config import TrainConfig
+from relaxrl.training.crystals import load_crystals
+from relaxrl.training.development import DevelopmentSet, development_starts
+from relaxrl.training.diagnostics import Figures, diagnose
+from relaxrl.training.folder import RunFolder
+from relaxrl.training.interrupt import Interrupt
+from relaxrl.training.meters import Meters
+from relaxrl.training.plots import plot_figures, plot_learning_curve
+from relaxrl.training.progress import TrainingProgress
+from relaxrl.training.rollout import Rollout
+from relaxrl.typing import StateDict
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run led to.
+
+    Attributes:
+        folder: The run folder; `best/` in it holds the agent with the best evaluation.
+        t_total: Environment steps, those before a resume included.
+        updates: Updates of the critics.
+        metrics: Of the last evaluation.
+        best: `eval/ratio_to_bfgs` of the best evaluation: the policy alone, without a fallback.
+        interrupted: Whether it was ended before its time by Ctrl-C; it can be resumed.
+    """
+
+    folder: Path
+    t_total: int
+    updates: int
+    metrics: dict[str, float]
+    best: float
+    interrupted: bool
+
+
+class Trainer:
+    """One run. `run` does everything; the methods it calls are the phases.
+
+    Args:
+        config: What to do.
+        folder: Where; its checkpoint is loaded by `resume`.
+        progress: Tells the user; a silent one if None.
+    """
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, progress: TrainingProgress | None = None) -> None:
+        self.config = config
+        self.folder = folder
+        self.progress = progress or TrainingProgress("training", enabled=False)
+        self.generators = Generators(config.run.seed)
+        potential: Potential = parse_calculator(config.calculator).potential()
+        train, development = load_crystals(config, self.generators.numpy("split"))
+        self.crystals: list[Crystal] = train
+
+        env = RelaxationEnv(train, potential, config.env, self.generators.numpy("env"), config.run.n_envs)
+        starts = development_starts(
+            development, config.evaluation.count, config.env, np.random.default_rng(config.evaluation.seed)
+        )
+        self.development = DevelopmentSet(starts, potential, config.env, config.evaluation.steps)
+
+        self.actor = build_actor(config.actor, self.generators.torch("actor")).to(config.run.device)
+        self.critic = build_critic(config.critic, self.generators.torch("critic")).to(config.run.device)
+        self.learner = TD3(self.actor, self.critic, config.td3)
+        self.replay = _build_replay(config, float(np.mean([len(crystal.atoms) for crystal in train])))
+        self.curriculum = SizeCurriculum(config.curriculum, [len(crystal.atoms) for crystal in train])
+        self.meters = Meters()
+        self.rollout = Rollout(
+            env,
+            self.learner,
+            config.expert,
+            config.exploration,
+            config.replay.n_step,
+            choices=self.generators.numpy("driver"),
+            noise=self.generators.torch("exploration"),
+            meters=self.meters,
+        )
+        self.remaining_fmax = np.full(len(train), config.env.fmax)  # eV/Å, after each crystal's last episode
+        self.history: list[Figures] = []
+        self.t_total = 0
+        self.episodes = 0
+        self.best_score = float("inf")
+        self.last_metrics: dict[str, float] = {}
+        self._owed_updates = 0.0
+        self._seconds = 0.0  # before a resume
+        self._started = time.monotonic()
+        self._weigh()
+
+    def run(self) -> TrainResult:
+        """From where the run stands to its end, or to Ctrl-C."""
+        with self.folder.sinks() as sinks, self.progress, Interrupt() as interrupt:
+            sinks.truncate(self.t_total)
+            self._started = time.monotonic()
+            if self.t_total == 0:
+                self._warm_up(interrupt)
+                self._evaluate(sinks)
+            while not self._finished() and not interrupt.requested:
+                self._collect()
+                self._learn()
+                if self._passed(self.config.evaluation.every):
+                    self._evaluate(sinks)
+                elif self._passed(self.config.run.log_every):
+                    self._log(sinks, {})
+                self.progress.update(self._fraction(), self.t_total)
+            if not interrupt.requested and not self._passed(self.config.evaluation.every):
+                self._evaluate(sinks)
+            self._checkpoint()
+        best = float(np.exp(self.best_score))
+        return TrainResult(
+            self.folder.path, self.t_total, self.learner.updates, self.last_metrics, best, interrupt.requested
+        )
+
+    def resume(self) -> None:
+        """Continue from the folder's last checkpoint."""
+        state = self.folder.load()
+        self.generators.load_state_dict(state["generators"])
+        self.learner.load_state_dict(state["learner"])
+        self.replay.load_state_dict(state["replay"])
+        self.rollout.load_state_dict(state["rollout"])
+        self.curriculum.load_state_dict(state["curriculum"])
+        self.meters.load_state_dict(state["meters"])
+        self.remaining_fmax = state["remaining_fmax"].copy()
+        self.history = [Figures(**figures) for figures in state["history"]]
+        self.t_total, self.episodes = state["t_total"], state["episodes"]
+        self.best_score, self.last_metrics = state["best_score"], state["last_metrics"]
+        self._owed_updates, self._seconds = state["owed_updates"], state["seconds"]
+
+    def state_dict(self) -> StateDict:
+        """All that `resume` needs to go on bit for bit."""
+        return {
+            "generators": self.generators.state_dict(),
+            "learner": self.learner.state_dict(),
+            "replay": self.replay.state_dict(),
+            "rollout": self.rollout.state_dict(),
+            "curriculum": self.curriculum.state_dict(),
+            "meters": self.meters.state_dict(),
+            "remaining_fmax": self.remaining_fmax,
+            "history": [vars(figures) for figures in self.history],
+            "t_total": self.t_total,
+            "episodes": self.episodes,
+            "best_score": self.best_score,
+            "last_metrics": self.last_metrics,
+            "owed_updates": self._owed_updates,
+            "seconds": self.seconds,
+        }
+
+    @property
+    def seconds(self) -> float:
+        """Time that the run took, that before a resume included."""
+        return self._seconds + time.monotonic() - self._started
+
+    def _warm_up(self, interrupt: Interrupt) -> None:
+        """Fill the expert's buffer, imitate, and let the untrained agent act, as far as configured."""
+        config = self.config.warm_up
+        self.progress.update(0.0, 0, "the expert fills its buffer")
+        if config.expert_steps:
+            self.rollout.begin(self.t_total, expert_only=True)
+            while self.t_total < config.expert_steps and not interrupt.requested:
+                self._collect(expert_only=True)
+        for done in range(config.cloning_updates if len(self.replay.expert) else 0):
+            if interrupt.requested:
+                return
+            self._update(cloning_only=True)
+            self.progress.update(self._fraction(), self.t_total, f"imitation {done + 1}/{config.cloning_updates}")
+        self.rollout.begin(self.t_total)
+        while self.t_total < config.expert_steps + config.agent_steps and not interrupt.requested:
+            self._collect()
+        self._owed_updates = 0.0
+
+    def _collect(self, expert_only: bool = False) -> None:
+        """One step of every slot into the buffers."""
+        experience = self.rollout.step(self.t_total, expert_only)
+        if experience.agent is not None:
+            self.replay.add(experience.agent, is_expert=False)
+        if experience.expert is not None:
+            self.replay.add(experience.expert, is_expert=True)
+        for index, _, fmax in experience.ended:
+            self.remaining_fmax[index] = fmax
+        self.curriculum.record([converged for _, converged, _ in experience.ended])
+        if experience.ended:
+            self._weigh()
+        self.episodes += len(experience.ended)
+        self.t_total += self.config.run.n_envs
+        self._owed_updates += self.config.run.updates_per_step * self.config.run.n_envs
+
+    def _learn(self) -> None:
+        """The updates that the last steps have earned."""
+        while self._owed_updates >= 1.0:
+            self._owed_updates -= 1.0
+            self._update()
+
+    def _update(self, cloning_only: bool = False) -> None:
+        size, draws = self.config.replay.batch_size, self.generators.numpy("replay")
+        if cloning_only:
+            sample = MixedSample(None, self.replay.expert.sample(size, draws, self.t_total))
+        else:
+            sample = self.replay.sample(size, draws, self.t_total)
+        metrics = self.learner.update(
+            sample.agent, sample.expert, self.generators.torch("smoothing"), self.t_total, cloning_only=cloning_only
+        )
+        self.replay.update_priorities(sample, self.learner.agent_td_errors, self.learner.expert_td_errors)
+        self.meters.add({f"train/{name}": value for name, value in metrics.items()})
+
+    def _weigh(self) -> None:
+        """Draw what the curriculum has unlocked, hard crystals more often."""
+        config = self.config.sampling
+        weights = difficulty_weights(self.remaining_fmax, self.config.env.fmax, config.power, config.largest_ratio)
+        self.rollout.env.weights = weights * self.curriculum.unlocked()
+
+    def _evaluate(self, sinks: MetricSink) -> None:
+        """Judge the policy, keep the best one, diagnose, plot, checkpoint."""
+        self.progress.update(self._fraction(), self.t_total, "evaluation")
+        bfgs = self.development.bfgs_evaluations(self.folder.baseline)
+        judgement = self.development.judge(self.learner, self.actor, self.critic, bfgs, self.t_total)
+        self.history.append(judgement.figures)
+        self.last_metrics = judgement.metrics
+        self._log(sinks, judgement.metrics)
+        if judgement.score < self.best_score:
+            self.best_score = judgement.score
+            self._save_agent(self.folder.best)
+        plot_figures(self.history, self.folder.plots)
+        plot_learning_curve(self.folder.metrics, self.folder.plots)
+        self._report(judgement.metrics)
+        self._checkpoint()
+
+    def _report(self, metrics: Mapping[str, float]) -> None:
+        """A line for the user, and a warning for each abnormal figure."""
+        note = (
+            f"{metrics['eval/ratio_to_bfgs']:.2f} of BFGS's evaluations, {metrics['eval/converged']:.0%} converged, "
+            f"F_max down to {metrics['eval/fmax_after_3']:.1%} after 3 steps"
+        )
+        self.progress.line(f"t_total {self.t_total}, {self.learner.updates} updates, {self.seconds:.0f} s: {note}")
+        for diagnosis in diagnose(self.history, self.config.diagnosis):
+            self.progress.line(f"  {diagnosis.figure}: {diagnosis.message}", style="yellow")
+        self.progress.update(self._fraction(), self.t_total, note)
+
+    def _log(self, sinks: MetricSink, values: Mapping[str, float]) -> None:
+        """One row of metrics."""
+        counters = {
+            "time/seconds": self.seconds,
+            "time/fps": self.t_total / max(self.seconds, 1e-9),
+            "rollout/episodes": self.episodes,
+            "train/n_updates": self.learner.updates,
+            "relax/curriculum_stage": self.curriculum.stage,
+            "replay/agent_size": len(self.replay.agent),
+            "replay/expert_size": len(self.replay.expert),
+        }
+        sinks.write(self.t_total, counters | self.meters.flush() | dict(values))
+
+    def _checkpoint(self) -> None:
+        self.folder.save(self.state_dict(), self.t_total)
+        self._save_agent(self.folder.last)
+
+    def _save_agent(self, folder: Path) -> None:
+        agent = Agent(self.actor, self.learner.config.max_step, self._description())
+        agent.save(folder)
+
+    def _description(self) -> dict[str, Any]:
+        """What an agent should say of its origin."""
+        return {
+            "feature_names": list(self.config.env.features),
+            "structures": self.config.structures,
+            "calculator": self.config.calculator,
+            "seed": self.config.run.seed,
+            "t_total": self.t_total,
+            "updates": self.learner.updates,
+        }
+
+    def _passed(self, interval: int) -> bool:
+        """Whether the last step crossed a multiple of `interval`."""
+        before = self.t_total - self.config.run.n_envs
+        return self.t_total // interval > before // interval
+
+    def _finished(self) -> bool:
+        return self._fraction() >= 1.0
+
+    def _fraction(self) -> float:
+        """How much of the run is done, by whichever limit is nearest."""
+        run = self.config.run
+        done = [0.0]
+        if run.steps is not None:
+            done.append(self.t_total / run.steps)
+        if run.updates is not None:
+            done.append(self.learner.updates / run.updates)
+        if run.minutes is not None:
+            done.append(self.seconds / (60 * run.minutes))
+        return max(done)
+
+
+def train(config: TrainConfig | Mapping[str, Any] | str | Path, verbose: bool = True) -> TrainResult:
+    """Train an agent.
+
+    Args:
+        config: A configuration, nested mappings, or the path of a YAML file; see `TrainConfig` for the keys.
+        verbose: Whether to show a progress bar and evaluations on standard error.
+
+    Raises:
+        ConfigError: A key or value is wrong, or the run folder is not empty.
+        StructureError: A crystal can't be used.
+        CalculatorError: The calculator is unknown, fails, or does not know an element.
+
+    Example:
+        ::
+
+            result = relaxrl.train({"structures": "metals:train", "run": {"minutes": 5, "dir": "runs/mine"}})
+            agent = relaxrl.load_agent(result.folder)
+    """
+    if isinstance(config, str | Path):
+        config = load_config(TrainConfig, config)
+    elif isinstance(config, Mapping):
+        config = from_dict(TrainConfig, config)
+    _set_threads(config)
+    folder = RunFolder.create(config.run.dir, config.run.seed)
+    resolved = from_dict(TrainConfig, to_dict(config), [f"run.dir={folder.path}"])
+    dump_config(resolved, folder.config)
+    return Trainer(resolved, folder, TrainingProgress("training", verbose)).run()
+
+
+def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = True) -> TrainResult:
+    """Continue a run from its last checkpoint; on a CPU the numbers are those of a run that was never interrupted.
+
+    Args:
+        folder: The run folder.
+        overrides: `run.steps=`, `run.minutes=` or `run.updates=` to go on for longer; nothing else may change.
+        verbose: Whether to show a progress bar and evaluations on standard error.
+
+    Raises:
+        CheckpointError: The folder is no run folder, or its checkpoint is damaged.
+        ConfigError: An override would change the run.
+    """
+    for override in overrides:
+        key = override.partition("=")[0].strip()
+        if key not in ("run.steps", "run.minutes", "run.updates", "run.threads"):
+            raise ConfigError(
+                f"override `{override}`: a resumed run keeps its configuration; only run.steps, run.minutes, "
+                "run.updates and run.threads may be changed. Start a new run for anything else"
+            )
+    existing = RunFolder.existing(folder)
+    config = load_config(TrainConfig, existing.config, overrides)
+    _set_threads(config)
+    trainer = Trainer(config, existing, TrainingProgress("training", verbose))
+    trainer.resume()
+    if overrides:
+        dump_config(config, existing.config)
+    return trainer.run()
+
+
+def _set_threads(config: TrainConfig) -> None:
+    if config.run.threads is not None:
+        torch.set_num_threads(config.run.threads)
+
+
+def _build_replay(config: TrainConfig, mean_atoms: float) -> MixedReplay:
+    """Two buffers of the configured kind and capacity."""
+    capacity = config.replay.capacity or default_capacity(max(mean_atoms, 1.0))
+    agent, expert = (
+        ReplayBuffer(capacity)
+        if config.replay.priority is None
+        else PrioritizedReplay(capacity, config.replay.priority)
+        for _ in range(2)
+    )
+    return MixedReplay(agent, expert, config.replay.expert_share)
