@@ -16,9 +16,9 @@ from relaxrl.checkpoint import MODEL_FILE, load_model, save_model
 from relaxrl.config import from_dict, to_dict
 from relaxrl.errors import CheckpointError, ConfigError, RelaxRLError
 from relaxrl.graph import AtomGraph
-from relaxrl.nn import Actor, DirectActorConfig, build_actor
+from relaxrl.nn import Actor, ActorConfig, DirectActorConfig, HessianActorConfig, build_actor
 
-ACTOR_CONFIGS: dict[str, type[DirectActorConfig]] = {"direct": DirectActorConfig}
+ACTOR_CONFIGS: dict[str, type[ActorConfig]] = {"direct": DirectActorConfig, "hessian": HessianActorConfig}
 """Configuration class of each kind of actor, by the name that saved agents bear."""
 
 
@@ -71,9 +71,12 @@ class Agent:
 
     def save(self, folder: str | Path) -> None:
         """Write the agent as safetensors and JSON; a reader sees the old agent or the new one, never half of each."""
-        kind = _kind_of(self.actor)
+        config = getattr(self.actor, "config", None)
+        if not isinstance(config, tuple(ACTOR_CONFIGS.values())):
+            known = ", ".join(ACTOR_CONFIGS)
+            raise TypeError(f"can't save an actor of type {type(self.actor).__name__}; expected one of the kinds {known}")
         meta = {
-            "actor": {"kind": kind, "config": to_dict(self.actor.config)},
+            "actor": to_dict(config),
             "max_step": self.max_step,
             "relaxrl": __version__,
             "metadata": self.metadata,
@@ -89,12 +92,13 @@ class Agent:
         """
         tensors, meta = load_model(folder)
         try:
-            kind, values = meta["actor"]["kind"], meta["actor"]["config"]
+            values = dict(meta["actor"])
+            kind = str(values["kind"])
             max_step, metadata = float(meta["max_step"]), dict(meta["metadata"])
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: not an agent: missing or wrong entry {error} in {MODEL_FILE}") from error
         if kind not in ACTOR_CONFIGS:
-            raise CheckpointError(f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {sorted(ACTOR_CONFIGS)}")
+            raise CheckpointError(f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {', '.join(ACTOR_CONFIGS)}")
         try:
             actor = build_actor(from_dict(ACTOR_CONFIGS[kind], values, source=str(folder)))
             floating = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
@@ -104,10 +108,3 @@ class Agent:
             raise CheckpointError(f"{folder}: the saved parameters don't fit their architecture: {error}") from error
         return Agent(actor.eval().requires_grad_(False), max_step, metadata)
 
-
-def _kind_of(actor: Actor) -> str:
-    config = getattr(actor, "config", None)
-    for kind, config_class in ACTOR_CONFIGS.items():
-        if isinstance(config, config_class):
-            return kind
-    raise TypeError(f"can't save an actor of type {type(actor).__name__}; expected one of {sorted(ACTOR_CONFIGS)}")
