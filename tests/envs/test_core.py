@@ -11,6 +11,7 @@ from relaxrl.envs import Action, EnvConfig, RelaxationEnv, RewardConfig
 from relaxrl.errors import CalculatorError, StructureError
 from relaxrl.graph import AtomGraph, max_force
 from relaxrl.io import atoms_from_graph
+from relaxrl.potentials import parse_calculator
 from relaxrl.structures import Crystal, StructureSet
 
 from .conftest import AseEmt, cluster, crystal, rattled
@@ -148,7 +149,8 @@ def test_seeds_reproduce_and_differ(minima):
     assert a.positions.shape != c.positions.shape or not torch.equal(a.positions, c.positions)
 
 
-def test_resumed_runs_continue_bit_for_bit(minima):
+@pytest.mark.parametrize("potential", [AseEmt, parse_calculator("emt").potential])
+def test_resumed_runs_continue_bit_for_bit(minima, potential):
     config = EnvConfig(features=("step", "fmax_ratio"), max_steps=4)
 
     def go(env, n):
@@ -159,13 +161,13 @@ def test_resumed_runs_continue_bit_for_bit(minima):
             env.reset_finished()
         return seen
 
-    whole = make(minima, config=config, n_envs=3)
+    whole = make(minima, potential(), config=config, n_envs=3)
     whole.weights = [1.0, 2.0, 0.0]
     whole.reset()
     go(whole, 3)
     state = whole.state_dict()
     expected = go(whole, 6)  # beyond the step limit: draws new episodes
-    resumed = make(minima, config=config, n_envs=3, seed=99)
+    resumed = make(minima, potential(), config=config, n_envs=3, seed=99)
     resumed.load_state_dict(state)
     got = go(resumed, 6)
     for (r1, p1, why1, e1), (r2, p2, why2, e2) in zip(expected, got, strict=True):
