@@ -20,6 +20,12 @@ from relaxrl.typing import BoolArray, FloatArray, StateDict
 SAME_POSITION = 1e-7
 """Å; below this largest change of a coordinate two structures are the same and tell nothing about curvature (ASE's value)."""
 
+NO_CURVATURE = 1e-12
+"""Smallest |Δx·Δg| / (|Δx| |Δg|) of a pair that tells about curvature: a rigid shift changes no force, and ASE's formula would
+divide zero by zero. No step of BFGS itself comes near it."""
+SMALLEST_EIGENVALUE = 1e-10
+"""eV/Å²; guards the division where a mode is exactly flat."""
+
 
 @configclass
 class ExpertConfig:
@@ -149,6 +155,8 @@ class BFGSExpert(Expert):
         }
 
     def _step(self, slot: int, positions: FloatArray, gradient: FloatArray) -> FloatArray:
+        if not (np.isfinite(positions).all() and np.isfinite(gradient).all()):
+            raise ValueError(f"slot {slot}: positions and forces must be finite; the BFGS expert can't go on from here")
         known = self._memories.get(slot)
         if known is None:
             hessian = np.eye(len(positions)) * self.alpha
@@ -161,7 +169,7 @@ class BFGSExpert(Expert):
             hessian = _secant_update(known, positions, gradient)
         self._memories[slot] = _Memory(hessian, positions, gradient)
         eigenvalues, vectors = np.linalg.eigh(hessian)
-        step: FloatArray = -(vectors @ (gradient @ vectors / np.abs(eigenvalues))).reshape(-1, 3)
+        step: FloatArray = -(vectors @ (gradient @ vectors / np.maximum(np.abs(eigenvalues), SMALLEST_EIGENVALUE))).reshape(-1, 3)
         longest = np.linalg.norm(step, axis=1).max()
         return step * (self.max_step / longest) if longest >= self.max_step else step
 
@@ -172,10 +180,13 @@ def _secant_update(known: _Memory, positions: FloatArray, gradient: FloatArray) 
     if np.abs(moved).max() < SAME_POSITION:
         return known.hessian
     change = gradient - known.gradient
+    curvature = moved @ change
+    if abs(curvature) <= NO_CURVATURE * np.linalg.norm(moved) * np.linalg.norm(change):
+        return known.hessian
     response = known.hessian @ moved
     updated: FloatArray = (
         known.hessian
-        + np.outer(change, change) / (moved @ change)
+        + np.outer(change, change) / curvature
         - np.outer(response, response) / (moved @ response)
     )
     return updated

@@ -74,6 +74,12 @@ def test_reset_forgets_and_a_missing_reset_is_noticed():
         expert.propose(large, [0])
 
 
+def test_a_rigid_shift_between_two_calls_tells_nothing():
+    expert, graph = BFGSExpert(), observed([rattled(0)])
+    before = expert.propose(graph, [0])
+    torch.testing.assert_close(expert.propose(graph.replace(positions=graph.positions + 0.3), [0]), before)
+
+
 def test_bfgs_state_resumes_exactly():
     graph = observed([rattled(0)])
     expert = BFGSExpert()
@@ -88,6 +94,8 @@ def test_experts_refuse_what_they_cannot_use():
     graph = observed([rattled(0)])
     with pytest.raises(ValueError, match="forces"):
         BFGSExpert().propose(graph.replace(forces=None), [0])
+    with pytest.raises(ValueError, match="finite"):
+        BFGSExpert().propose(graph.replace(forces=graph.forces * float("nan")), [0])
     with pytest.raises(ValueError, match="slots"):
         BFGSExpert().propose(graph, [0, 1])
     with pytest.raises(ValueError, match="no minimum is known"):
