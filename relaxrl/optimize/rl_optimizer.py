@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any, ClassVar
@@ -11,7 +12,7 @@ import numpy as np
 from ase import Atoms
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 
-from relaxrl.errors import CalculatorError, CheckpointError, StructureError
+from relaxrl.errors import CalculatorError, CheckpointError, RelaxRLError, StructureError
 from relaxrl.optimize.policy import Policy, feature_names, load_policy, observe
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
 from relaxrl.optimize.restart import read_state, write_state
@@ -222,7 +223,13 @@ class RLOptimizer(Optimizer):
         graph = observe(
             structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, feature_names(self.agent)
         )
-        rows = np.asarray(self.agent.act(graph).detach().cpu().numpy(), dtype=np.float64)
+        try:
+            rows = np.asarray(self.agent.act(graph).detach().cpu().numpy(), dtype=np.float64)
+        except RelaxRLError as error:
+            # The agent knows that it can't do this. Mistakes in the code of agents raise other errors.
+            warnings.warn(f"the agent gave up, quasi-Newton goes on: {error}", stacklevel=3)
+            self.handover_reason = f"the agent gave up: {error}"
+            return None
         if rows.shape != (len(structure), 3):
             raise ValueError(f"the agent must return displacements of shape ({len(structure)}, 3), got {rows.shape}")
         displacement = rows.ravel()

@@ -1,0 +1,238 @@
+"""Several methods on the same starting structures."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import dataclass
+from functools import cache
+from os import PathLike, fspath
+from pathlib import Path
+from typing import Any, TypeAlias
+
+from ase import Atoms
+
+from relaxrl.errors import ConfigError, RelaxRLError, StructureError
+from relaxrl.evaluation.methods import AGENT_PREFIX, CLASSICAL, check_methods
+from relaxrl.evaluation.run import Limits, RunRecord, Start, run_method
+from relaxrl.evaluation.summary import SetSummary, summarize
+from relaxrl.optimize import Policy
+from relaxrl.optimize.policy import load_policy
+from relaxrl.potentials import CalculatorSpec, parse_calculator
+from relaxrl.seeding import Generators
+from relaxrl.structures import Crystal, perturb, read_structures
+
+AgentLike: TypeAlias = str | Path | Policy
+StructuresLike: TypeAlias = str | PathLike[str] | Atoms | Sequence[str | PathLike[str] | Atoms | Crystal]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All runs of an evaluation and how they were made.
+
+    Attributes:
+        records: By structure, then by method.
+        calculator: Its name.
+        limits: When runs ended.
+        rattle: Å.
+        seed: Of rattle and bootstrap.
+    """
+
+    records: list[RunRecord]
+    calculator: str
+    limits: Limits
+    rattle: float
+    seed: int
+
+    @property
+    def collections(self) -> list[str]:
+        """Names of the sets, in the order given."""
+        return list(dict.fromkeys(record.collection for record in self.records))
+
+    @property
+    def methods(self) -> list[str]:
+        """Names of the methods, in the order they ran."""
+        return list(dict.fromkeys(record.method for record in self.records))
+
+    def summary(self, collection: str | None = None) -> SetSummary:
+        """Figures of one set; of all structures together if None."""
+        chosen = [record for record in self.records if collection in (None, record.collection)]
+        return summarize(collection or "all", chosen, self.limits, self.seed)
+
+
+def evaluate(
+    agent: AgentLike | Sequence[AgentLike] | None,
+    structures: StructuresLike,
+    calculator: str | CalculatorSpec | Callable[..., Any] = "emt",
+    *,
+    methods: Sequence[str] = tuple(CLASSICAL),
+    fmax: float = 0.01,
+    steps: int = 500,
+    rattle: float = 0.0,
+    seed: int = 0,
+    seconds: float | None = None,
+    workers: int = 1,
+    on_record: Callable[[RunRecord, int, int], None] | None = None,
+) -> Comparison:
+    """Relax the same structures with agents and classical optimizers, and count their force evaluations.
+
+    Each run starts from the same positions with a fresh calculator. Evaluations to 0.1, 0.05 and 0.01 eV/Å (and `fmax`,
+    if another) are read off one run. BFGS always runs: ratios are taken to it.
+
+    Args:
+        agent: Name or path of an agent, an object with `act(graph)`, several of them, or None for classical methods
+            alone.
+        structures: Files, folders, names of shipped sets, or `Atoms` (called `atoms#0`, `atoms#1`, ...).
+        calculator: Name such as `emt`, import path, or a function that makes calculators.
+        methods: Names from `relaxrl.evaluation.method_names()`.
+        fmax: eV/Å; all forces below it is converged.
+        steps: Limit of each run, in steps of the optimizer.
+        rattle: Standard deviation of a random displacement of each coordinate, Å. Use it on relaxed structures.
+        seed: Of the random displacements and of the bootstrap.
+        seconds: Limit of each run, in wall-clock time; None for no limit.
+        workers: Processes. More than one makes the seconds less comparable.
+        on_record: Called with each outcome, how many there are, and how many there will be.
+
+    Returns:
+        All runs; `.summary()` has the figures, `relaxrl.evaluation.write_report` writes tables and plots.
+
+    Raises:
+        StructureError: A file can't be used.
+        CalculatorError: The calculator can't be made or does not know an element.
+        CheckpointError: An agent can't be loaded.
+        ConfigError: A method is unknown or a number out of range.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> atoms = bulk("Cu", cubic=True)
+        >>> comparison = evaluate(None, atoms, "emt", methods=["BFGS", "untrained"], rattle=0.1)
+        >>> comparison.summary().methods["untrained"].ratio_to_reference[0.01].value < 1
+        True
+    """
+    if not fmax > 0 or steps < 1 or not rattle >= 0 or workers < 1 or (seconds is not None and not seconds > 0):
+        raise ConfigError(
+            "expected fmax > 0, steps >= 1, rattle >= 0, seconds > 0 and workers >= 1, got "
+            f"fmax={fmax}, steps={steps}, rattle={rattle}, seconds={seconds}, workers={workers}"
+        )
+    names = check_methods(methods)
+    spec = parse_calculator(calculator)
+    spec.create()  # tells at once what is wrong with it
+    agents = _agents(agent)
+    starts = starting_points(structures, rattle, seed)
+    for start in starts:
+        spec.check(start.atoms, start.structure)
+    limits = Limits(fmax, steps, seconds)
+    labels = [*(AGENT_PREFIX + name for name in agents), *names]
+    jobs = [(start, method) for start in starts for method in labels]
+    outcomes: dict[tuple[str, str], RunRecord] = {}
+    runs = _in_processes(jobs, spec, limits, agents, workers) if workers > 1 else _here(jobs, spec, limits, agents)
+    for record in runs:
+        outcomes[record.structure, record.method] = record
+        if on_record is not None:
+            on_record(record, len(outcomes), len(jobs))
+    ordered = [outcomes[start.structure, method] for start, method in jobs]
+    return Comparison(ordered, spec.name, limits, rattle, seed)
+
+
+def starting_points(structures: StructuresLike, rattle: float, seed: int) -> list[Start]:
+    """The structures as all methods get them, displaced if asked for.
+
+    Each has a random stream of its own, so the others of a set don't change it.
+
+    Raises:
+        StructureError: A file can't be used, there are no structures, or two of them have one name.
+    """
+    given: list[Any] = [structures] if isinstance(structures, str | PathLike | Atoms) else list(structures)
+    found: list[tuple[str, Crystal]] = []
+    for number, item in enumerate(given):
+        if isinstance(item, Atoms):
+            found.append(("atoms", Crystal(f"atoms#{number}", item, parent=f"atoms#{number}")))
+        elif isinstance(item, Crystal):
+            found.append((item.id.rpartition("#")[0] or item.id, item))
+        else:
+            found += [(fspath(item), crystal) for crystal in read_structures(item)]
+    if not found:
+        raise StructureError("expected at least one structure, got none")
+    ids = [crystal.id for _, crystal in found]
+    if len(set(ids)) < len(ids):
+        twice = next(name for name in ids if ids.count(name) > 1)
+        raise StructureError(f"structure {twice} was given twice; name each file once")
+    streams = Generators(seed)
+    return [
+        Start(crystal.id, collection, perturb(crystal.atoms, rattle, streams.numpy(f"rattle {crystal.id}")))
+        for collection, crystal in found
+    ]
+
+
+def _agents(agent: AgentLike | Sequence[AgentLike] | None) -> dict[str, AgentLike]:
+    """Agents by the name that tables call them; loaded once to find out early whether they can be."""
+    if agent is None:
+        return {}
+    given = [agent] if isinstance(agent, str | Path | Policy) else list(agent)
+    named: dict[str, AgentLike] = {}
+    for item in given:
+        name = fspath(item) if isinstance(item, str | Path) else str(getattr(item, "name", type(item).__name__))
+        if name in named:
+            raise ConfigError(f"agent {name} was given twice; name each agent once")
+        _loaded(item)
+        named[name] = item
+    return named
+
+
+def _loaded(agent: AgentLike) -> Policy:
+    """The agent; one with a name or path is loaded once in each process."""
+    return _from_disk(fspath(agent)) if isinstance(agent, str | Path) else _checked(agent)
+
+
+@cache
+def _from_disk(agent: str) -> Policy:
+    return _checked(agent)
+
+
+def _checked(agent: AgentLike) -> Policy:
+    policy = load_policy(agent)
+    assert policy is not None, "None is sorted out before"
+    return policy
+
+
+def _here(
+    jobs: Sequence[tuple[Start, str]], spec: CalculatorSpec, limits: Limits, agents: dict[str, AgentLike]
+) -> Iterator[RunRecord]:
+    for start, method in jobs:
+        yield _job(start, method, spec, limits, agents)
+
+
+def _in_processes(
+    jobs: Sequence[tuple[Start, str]],
+    spec: CalculatorSpec,
+    limits: Limits,
+    agents: dict[str, AgentLike],
+    workers: int,
+) -> Iterator[RunRecord]:
+    # Spawned: a forked copy of a process in which torch has made threads can hang.
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+        futures = [pool.submit(_job, start, method, spec, limits, agents) for start, method in jobs]
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        except BrokenProcessPool as error:
+            raise RelaxRLError(
+                "a worker process died: a calculator may have crashed it, or memory ran out; in a script of your own, "
+                'call evaluate(..., workers=2) below `if __name__ == "__main__":`'
+            ) from error
+        finally:
+            for future in futures:
+                future.cancel()
+
+
+def _job(start: Start, method: str, spec: CalculatorSpec, limits: Limits, agents: dict[str, AgentLike]) -> RunRecord:
+    return run_method(start, method, spec, limits, {name: _loaded(agent) for name, agent in agents.items()})
+
+
+def _one_thread() -> None:
+    """Workers that each use all cores slow each other down."""
+    import torch  # in the worker only
+
+    torch.set_num_threads(1)

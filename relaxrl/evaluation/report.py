@@ -1,0 +1,199 @@
+"""What an evaluation leaves behind: tables for people, CSV and JSON for programs."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+from collections.abc import Sequence
+from io import StringIO
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from relaxrl.evaluation.compare import Comparison
+from relaxrl.evaluation.methods import AGENT_PREFIX, REFERENCE
+from relaxrl.evaluation.plots import draw_plots
+from relaxrl.evaluation.run import RunRecord
+from relaxrl.evaluation.statistics import ENERGY_TOLERANCE, Ratio, energy_relation
+from relaxrl.evaluation.summary import MethodSummary, SetSummary
+
+COLUMNS = ("method", "converged", "median", "mean", "p95", "max", "to BFGS", "to best", "same/lower/higher", "s/run")
+"""Of the printed table; force evaluations unless said otherwise."""
+
+
+def csv_columns(thresholds: Sequence[float]) -> list[str]:
+    """Columns of `runs.csv`."""
+    return [
+        *("structure", "formula", "natoms", "method", "converged", "reason", "force_evaluations"),
+        *(f"evaluations_{level:g}" for level in thresholds),
+        *("seconds", "fmax", "energy", "energy_compared_with_bfgs", "distinct_evaluations", "handover", "set"),
+    ]
+
+
+def csv_row(record: RunRecord, reference: RunRecord | None) -> dict[str, Any]:
+    """One row of `runs.csv`; what is unknown is empty.
+
+    Args:
+        record: The run.
+        reference: BFGS's run from the same start, if there is one yet.
+    """
+    return {
+        "structure": record.structure,
+        "formula": record.formula,
+        "natoms": record.natoms,
+        "method": record.method,
+        "converged": record.converged,
+        "reason": record.reason,
+        "force_evaluations": record.force_evaluations,
+        **{f"evaluations_{level:g}": count for level, count in record.evaluations.items()},
+        "seconds": f"{record.seconds:.4f}",
+        "fmax": "" if math.isnan(record.fmax) else f"{record.fmax:.6g}",
+        "energy": "" if math.isnan(record.energy) else f"{record.energy:.10g}",
+        "energy_compared_with_bfgs": (energy_relation(record, reference) if reference else None) or "",
+        "distinct_evaluations": record.distinct_evaluations,
+        "handover": record.handover,
+        "set": record.collection,
+    }
+
+
+def write_runs(path: Path, records: Sequence[RunRecord], thresholds: Sequence[float]) -> None:
+    """Write `runs.csv`: one row per structure and method; also for a part of the runs, after an interruption."""
+    reference = {record.structure: record for record in records if record.method == REFERENCE}
+    text = StringIO(newline="")
+    writer = csv.DictWriter(text, csv_columns(thresholds), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(csv_row(record, reference.get(record.structure)) for record in records)
+    _write(path, text.getvalue())
+
+
+def summary_json(comparison: Comparison) -> dict[str, Any]:
+    """The content of `summary.json`; keys are explained in `docs/evaluation.md`."""
+    whole = comparison.summary()
+    return {
+        "settings": {
+            "calculator": comparison.calculator,
+            "fmax": comparison.limits.fmax,
+            "steps": comparison.limits.steps,
+            "rattle": comparison.rattle,
+            "seed": comparison.seed,
+            "confidence": 0.95,
+            "energy_tolerance_per_atom": ENERGY_TOLERANCE,
+        },
+        **{key: value for key, value in whole.as_json().items() if key != "name"},
+        "sets": {name: comparison.summary(name).as_json() for name in comparison.collections},
+    }
+
+
+def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
+    """Write `runs.csv`, `summary.json`, `report.md` and the plots; files of an earlier report are replaced.
+
+    Returns:
+        What was written.
+    """
+    out = Path(folder)
+    out.mkdir(parents=True, exist_ok=True)
+    write_runs(out / "runs.csv", comparison.records, comparison.limits.thresholds)
+    _write(out / "summary.json", json.dumps(summary_json(comparison), indent=2, ensure_ascii=False) + "\n")
+    plots = draw_plots(comparison, out)
+    _write(out / "report.md", markdown(comparison, plots))
+    return [out / "runs.csv", out / "summary.json", out / "report.md", *plots]
+
+
+def table(summary: SetSummary, agents_first: bool = True) -> Table:
+    """The figures of one set for the terminal."""
+    title = f"{summary.name}: {summary.structures} structures, force evaluations to {summary.fmax:g} eV/Å"
+    result = Table(title=title, caption=_caption(summary), title_justify="left", caption_justify="left")
+    for name in COLUMNS:
+        result.add_column(name, justify="left" if name == "method" else "right")
+    for name in _order(summary, agents_first):
+        style = "bold" if name.startswith(AGENT_PREFIX) else "green" if name == summary.best_classical else None
+        result.add_row(name, *_cells(summary.methods[name], summary.fmax), style=style)
+    return result
+
+
+def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
+    """The report as Markdown: what was run, a table and a verdict for each set, plots."""
+    limits = comparison.limits
+    lines = [
+        "# Evaluation",
+        "",
+        f"Calculator `{comparison.calculator}`, fmax {limits.fmax:g} eV/Å, at most {limits.steps} steps, rattle "
+        f"{comparison.rattle:g} Å, seed {comparison.seed}. All methods start from the same positions; each force "
+        "evaluation counts, the first included. Ratios are geometric means over structures, with 95 % bootstrap "
+        f"intervals; a run that failed counts as {limits.steps + 1} evaluations, or those it took if more. Energies "
+        f"are compared with BFGS's to {ENERGY_TOLERANCE:g} eV per atom.",
+        "",
+    ]
+    summaries = [comparison.summary(name) for name in comparison.collections]
+    if len(summaries) > 1:
+        summaries.append(comparison.summary())
+    for summary in summaries:
+        lines += [f"## {summary.name} ({summary.structures} structures)", "", _caption(summary), ""]
+        lines += ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
+        for name in _order(summary):
+            lines.append(f"| {name} | " + " | ".join(_cells(summary.methods[name], summary.fmax)) + " |")
+        levels = list(summary.methods[REFERENCE].at)
+        lines += ["", "Ratio to BFGS at other forces:", ""]
+        lines += ["| method | " + " | ".join(f"{level:g} eV/Å" for level in levels) + " |"]
+        lines += ["| --- |" + " ---: |" * len(levels)]
+        for name in _order(summary):
+            ratios = summary.methods[name].ratio_to_reference
+            lines.append(f"| {name} | " + " | ".join(_ratio(ratios[level]) for level in levels) + " |")
+        lines.append("")
+        failures = {name: method.failures for name, method in summary.methods.items() if method.failures}
+        if failures:
+            told = (f"{name} {_listed(kinds)}" for name, kinds in failures.items())
+            lines += ["Runs that failed: " + "; ".join(told) + ". `runs.csv` has what each of them said.", ""]
+    for plot in plots:
+        lines += [f"![{plot.stem.replace('_', ' ')}]({plot.name})", ""]
+    return "\n".join(lines)
+
+
+def _caption(summary: SetSummary) -> str:
+    best = summary.methods[summary.best_classical].ratio_to_reference[summary.fmax]
+    text = f"The bar is the best classical method, {summary.best_classical} ({_ratio(best)} of BFGS)."
+    for name, method in summary.methods.items():
+        if name.startswith(AGENT_PREFIX):
+            ratio = method.ratio_to_best
+            verdict = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "is level with it"
+            text += f" {name} {verdict}: {_ratio(ratio)} of its evaluations."
+    return text
+
+
+def _order(summary: SetSummary, agents_first: bool = True) -> list[str]:
+    """Agents, then the others by their ratio."""
+    ratios = {name: method.ratio_to_reference[summary.fmax].value for name, method in summary.methods.items()}
+    return sorted(ratios, key=lambda name: (agents_first and not name.startswith(AGENT_PREFIX), ratios[name]))
+
+
+def _cells(method: MethodSummary, fmax: float) -> list[str]:
+    at = method.at[fmax]
+    return [
+        f"{100 * at.converged_fraction:.0f} %",
+        f"{at.median:g}",
+        f"{at.mean:.1f}",
+        f"{at.p95:.1f}",
+        f"{at.max:g}",
+        _ratio(method.ratio_to_reference[fmax]),
+        _ratio(method.ratio_to_best),
+        "/".join(str(method.energies[relation]) for relation in ("same", "lower", "higher")),
+        f"{method.seconds:.2f}",
+    ]
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
+
+
+def _listed(kinds: dict[str, int]) -> str:
+    return ", ".join(f"{count} by {kind}" for kind, count in kinds.items())
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace a file in one go: a reader never meets half of it."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text, encoding="utf-8")
+    part.replace(path)
