@@ -3,6 +3,7 @@
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Evaluation, Potential
 from relaxrl.potentials.counting import CountedCalculator, CountedPotential, EvaluationCounter
+from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
@@ -11,6 +12,7 @@ from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential
 
 __all__ = [
+    "EAM",
     "EMT",
     "ASEPotential",
     "CalculatorSpec",

@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,11 @@ from ase.calculators.names import names as ase_names
 from relaxrl.errors import CalculatorError
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
+from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
 
 _ARGUMENT = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
@@ -35,24 +38,28 @@ class _Named:
     """A calculator known by name.
 
     Attributes:
-        arguments: Keyword arguments it takes; None where it checks them itself.
-        ase: Import path of its ASE calculator.
-        torch: The potential written in torch, if there is one.
-        torch_arguments: Keyword arguments that `torch` takes.
+        arguments: Keyword arguments it takes.
+        torch: The potential written in torch.
+        torch_arguments: Those of the arguments that `torch` takes.
+        ase: Import path of its ASE calculator; None where the torch potential serves as one.
+        needs_file: Whether the name goes with a file, as `NAME:FILE`.
     """
 
-    ase: str
     arguments: tuple[str, ...]
-    torch: Callable[..., TorchPotential] | None = None
-    torch_arguments: tuple[str, ...] = ()
+    torch: Callable[..., TorchPotential]
+    torch_arguments: tuple[str, ...]
+    ase: str | None = None
+    needs_file: bool = False
 
 
 _LJ = ("sigma", "epsilon", "rc", "ro", "smooth")
 _MORSE = ("epsilon", "rho0", "r0", "rcut1", "rcut2")
+_EAM = ("form", "interpolation")
 _NAMED = {
-    "emt": _Named("ase.calculators.emt:EMT", ("asap_cutoff",), EMT),
-    "lj": _Named("ase.calculators.lj:LennardJones", _LJ, LennardJones, _LJ),
-    "morse": _Named("ase.calculators.morse:MorsePotential", _MORSE, Morse, _MORSE),
+    "emt": _Named(("asap_cutoff",), EMT, (), ase="ase.calculators.emt:EMT"),
+    "lj": _Named(_LJ, LennardJones, _LJ, ase="ase.calculators.lj:LennardJones"),
+    "morse": _Named(_MORSE, Morse, _MORSE, ase="ase.calculators.morse:MorsePotential"),
+    "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
 }
 
 
@@ -61,7 +68,8 @@ class CalculatorSpec:
     """What calculator to make, as text and arguments; picklable, so that other processes can make it too.
 
     Attributes:
-        target: A name (`emt`), an import path (`package.module:Class`), or a class or function that makes calculators.
+        target: A name (`emt`), a name with a file (`eam:FILE`), an import path (`package.module:Class`), or a class or
+            function that makes calculators.
         arguments: Its keyword arguments.
     """
 
@@ -84,6 +92,8 @@ class CalculatorSpec:
         factory = self._factory()
         try:
             return factory(**self.arguments)
+        except CalculatorError:
+            raise
         except Exception as error:  # importing and making a calculator runs foreign code: anything may come
             given = ", ".join(f"{key}={value!r}" for key, value in self.arguments.items()) or "no arguments"
             raise CalculatorError(
@@ -104,7 +114,7 @@ class CalculatorSpec:
 
     def supports(self, numbers: Iterable[int]) -> bool:
         """Whether it knows all these elements; True where that can't be told without an evaluation."""
-        elements = self._elements()
+        elements = self.elements
         return elements is None or set(map(int, numbers)) <= elements
 
     def check(self, atoms: Atoms, structure: str | None = None) -> None:
@@ -117,17 +127,33 @@ class CalculatorSpec:
         Raises:
             CalculatorError: Names element, calculator and structure.
         """
-        elements = self._elements()
+        elements = self.elements
         missing = set() if elements is None else set(map(int, atoms.numbers)) - elements
         if elements is not None and missing:
             where = structure or atoms.get_chemical_formula()
             raise CalculatorError(f"{missing_elements(f'calculator {self.name}', missing, elements)}; got {where}")
 
+    @cached_property
+    def elements(self) -> frozenset[int] | None:
+        """Atomic numbers it knows; None where that can't be told without an evaluation.
+
+        Raises:
+            CalculatorError: Its file can't be read.
+        """
+        if self.target == "emt":  # with any argument
+            return EMT().elements
+        torch_potential = self._torch_potential()
+        return None if torch_potential is None else torch_potential.elements
+
+    @property
+    def _named(self) -> _Named | None:
+        return _NAMED.get(self.target.partition(":")[0]) if isinstance(self.target, str) else None
+
     def _factory(self) -> Callable[..., Any]:
         if not isinstance(self.target, str):
             return self.target
-        if self.target in _NAMED:
-            return _imported(_NAMED[self.target].ase)
+        if self._named is not None:
+            return self._torch_calculator if self._named.ase is None else _imported(self._named.ase)
         if ":" in self.target:
             return _imported(self.target)
         try:
@@ -136,29 +162,27 @@ class CalculatorSpec:
             raise CalculatorError(f"can't import ASE's calculator `{self.target}`: {error}") from error
         return factory
 
+    def _torch_calculator(self, **_: Any) -> TorchCalculator:
+        return TorchCalculator(self.potential())
+
     def _torch_potential(self) -> TorchPotential | None:
-        named = _NAMED.get(self.target) if isinstance(self.target, str) else None
-        if named is None or named.torch is None or not set(self.arguments) <= set(named.torch_arguments):
+        named = self._named
+        if named is None or not isinstance(self.target, str) or not set(self.arguments) <= set(named.torch_arguments):
             return None
+        file = [self.target.partition(":")[2]] if named.needs_file else []
         try:
-            return named.torch(**self.arguments)
+            return named.torch(*file, **self.arguments)
         except (TypeError, ValueError) as error:
             raise CalculatorError(f"can't make the potential `{self.name}`: {error}") from error
-
-    def _elements(self) -> frozenset[int] | None:
-        if self.target == "emt":
-            return EMT().elements
-        torch_potential = self._torch_potential()
-        return None if torch_potential is None else torch_potential.elements
 
 
 def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **arguments: Any) -> CalculatorSpec:
     """The calculator that `text` asks for.
 
     Args:
-        text: `NAME` or `package.module:Class`, and then arguments: `lj,sigma=3.4,epsilon=0.01`. Values are Python
-            literals; what is none is text. Names are those of this package, which come with a potential in torch, and
-            those of ASE. A class or function that makes calculators is taken as it is.
+        text: `NAME`, `NAME:FILE` or `package.module:Class`, and then arguments: `lj,sigma=3.4,epsilon=0.01`. Values are
+            Python literals; what is none is text. Names are those of this package, which come with a potential in
+            torch, and those of ASE. A class or function that makes calculators is taken as it is.
         **arguments: More keyword arguments of the calculator; they override those in `text`.
 
     Raises:
@@ -179,16 +203,18 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
         return CalculatorSpec(text, arguments)
     target, *given = (part.strip() for part in _ARGUMENT.split(text.strip()))
     spec = CalculatorSpec(target, dict(map(_key_and_value, given)) | arguments)
-    if ":" not in target:
+    name, _, file = target.partition(":")
+    if name in _NAMED:
+        _check_file(name, file, _NAMED[name].needs_file)
+        _check_arguments(name, spec.arguments, _NAMED[name].arguments)
+    elif ":" not in target:
         _check_name(target)
-    if target in _NAMED:
-        _check_arguments(target, spec.arguments, _NAMED[target].arguments)
     return spec
 
 
 def calculator_names() -> list[str]:
-    """The names that come with a potential written in torch."""
-    return sorted(_NAMED)
+    """The names that come with a potential written in torch, as the user would write them."""
+    return sorted(f"{name}:FILE" if named.needs_file else name for name, named in _NAMED.items())
 
 
 def _check_name(name: str) -> None:
@@ -197,6 +223,15 @@ def _check_name(name: str) -> None:
             f"unknown calculator {name!r}{_nearest(name, [*_NAMED, *ase_names])}; expected one of "
             f"{', '.join(calculator_names())}, a name that ASE knows, or an import path such as "
             "ase.calculators.emt:EMT, followed by arguments such as ,sigma=3.4"
+        )
+
+
+def _check_file(name: str, file: str, needed: bool) -> None:
+    if needed and not file:
+        raise CalculatorError(f"calculator `{name}` needs a file with its parameters: {name}:FILE")
+    if file and not needed:
+        raise CalculatorError(
+            f"calculator `{name}` takes no file, got {file!r}; arguments follow a comma: {name},key=value"
         )
 
 

@@ -212,8 +212,6 @@ def _make(graph: AtomGraph, cutoff: float, undirected: bool) -> list[_Structure]
     if undirected:
         kept = one_of_each_pair(centre, neighbour, shift)
         centre, neighbour, shift = centre[kept], neighbour[kept], shift[kept]
-    order = _order(centre, neighbour, shift, graph.n_atoms)
-    centre, neighbour, shift = centre[order], neighbour[order], shift[order]
     of_edge = graph.graph_index[centre]
     translation = torch.einsum("es,esc->ec", shift, graph.cell[of_edge])
     first, counts = graph.ptr[:-1][of_edge], torch.bincount(of_edge, minlength=graph.n_graphs).tolist()
@@ -228,21 +226,6 @@ def _make(graph: AtomGraph, cutoff: float, undirected: bool) -> list[_Structure]
         _Structure(here.copy(), *(column.clone() for column in row))
         for here, *row in zip(positions, *columns, strict=True)
     ]
-
-
-def _order(centre: Tensor, neighbour: Tensor, shift: Tensor, n_atoms: int) -> Tensor:
-    """Places of the edges sorted by centre, neighbour and shift.
-
-    Sums then run in the same order whatever positions the edges were made for: results do not depend, in the last bit,
-    on what was evaluated before, and a resumed run goes on as if it had not stopped.
-    """
-    whole = shift.round().to(torch.int64)
-    if not len(whole):
-        return centre
-    whole = whole - whole.amin(dim=0)
-    nx, ny, nz = (whole.amax(dim=0) + 1).tolist()
-    x, y, z = whole.unbind(dim=1)
-    return torch.argsort((((centre * n_atoms + neighbour) * nx + x) * ny + y) * nz + z, stable=True)
 
 
 def _joined(structures: Sequence[_Structure], graph: AtomGraph) -> Edges:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import torch
 from ase.data import chemical_symbols
@@ -62,6 +62,17 @@ class TorchPotential(Potential):
             energies = self.atom_energies(topology, leaf)
             (gradients,) = torch.autograd.grad(energies.sum(), leaf, materialize_grads=True)
         return energies.detach(), gradients
+
+    def explain(self, topology: Topology, vectors: Tensor, atoms: Tensor) -> str:
+        """Why a structure's energy or forces are not finite, for its failure message.
+
+        Args:
+            topology: The edges of the batch.
+            vectors: (n_edges, 3), Å.
+            atoms: (n_atoms,), bool; the structure's atoms.
+        """
+        del topology, vectors, atoms
+        return "energy or forces are not finite"
 
     def evaluate(self, graph: AtomGraph, stress: bool = False) -> Evaluation:
         """Evaluate all structures of the batch once, in float64; the stress is NaN where the cell has no volume."""
@@ -180,7 +191,16 @@ class TorchPotential(Potential):
             virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], edges.graph_index, graph.n_graphs)
             volume = torch.linalg.det(graph.cell).abs()[:, None, None]
             tensor = torch.where(volume > 0.0, 0.5 * (virial + virial.mT) / volume, torch.nan)
-        return _finite(energy, forces, graph, tensor)
+        bad = ~torch.isfinite(energy)
+        bad[graph.graph_index[~torch.isfinite(forces).all(dim=1)]] = True
+        messages = {}
+        if bool(bad.any()):
+            for k in torch.nonzero(bad).flatten().tolist():
+                messages[k] = self.explain(topology, vectors, graph.graph_index == k)
+            energy = energy.masked_fill(bad, torch.nan)
+            forces = forces.masked_fill(bad[graph.graph_index][:, None], torch.nan)
+            tensor = None if tensor is None else tensor.masked_fill(bad[:, None, None], torch.nan)
+        return Evaluation(energy, forces, bad, messages, tensor)
 
     def _topology(self, graph: AtomGraph) -> tuple[Topology, Tensor]:
         """The edges that the formula wants, and their places among the graph's."""
@@ -192,6 +212,13 @@ class TorchPotential(Potential):
         else:
             kept = torch.arange(len(centre), device=centre.device)
         return Topology(centre[kept], neighbour[kept], graph.atomic_numbers), kept
+
+
+def type_table(elements: Sequence[int]) -> Tensor:
+    """Place of each atomic number in `elements`, (n,), int64; 0 for those that are not there."""
+    table = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.int64)
+    table[list(elements)] = torch.arange(len(elements))
+    return table
 
 
 def missing_elements(name: str, numbers: Iterable[int], known: Iterable[int]) -> str:
@@ -210,19 +237,6 @@ def _plain(graph: AtomGraph) -> AtomGraph:
 def _hessian_times(forces: Tensor, positions: Tensor, vector: Tensor) -> Tensor:
     (product,) = torch.autograd.grad(forces, positions, -vector, retain_graph=True, materialize_grads=True)
     return product
-
-
-def _finite(energy: Tensor, forces: Tensor, graph: AtomGraph, stress: Tensor | None) -> Evaluation:
-    """An `Evaluation` whose structures with numbers that are not finite are failed, and NaN throughout."""
-    bad = ~torch.isfinite(energy)
-    bad[graph.graph_index[~torch.isfinite(forces).all(dim=1)]] = True
-    messages = {}
-    if bool(bad.any()):
-        messages = {int(k): "energy or forces are not finite" for k in torch.nonzero(bad).flatten()}
-        energy = energy.masked_fill(bad, torch.nan)
-        forces = forces.masked_fill(bad[graph.graph_index][:, None], torch.nan)
-        stress = None if stress is None else stress.masked_fill(bad[:, None, None], torch.nan)
-    return Evaluation(energy, forces, bad, messages, stress)
 
 
 def _spread(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from ase.io.bundletrajectory import BundleTrajectory
 from ase.io.formats import UnknownFileTypeError, filetype, get_compression, ioformats
 
 from relaxrl.errors import StructureError
+from relaxrl.structures.archive import load_archive
 from relaxrl.structures.check import require_usable
 from relaxrl.structures.cif_table import read_cif_table
 from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal, Kind
@@ -23,6 +25,9 @@ Parents = Literal["id", "file", "formula"]
 """What counts as one crystal in a file that doesn't say: each structure, each file, or each reduced formula."""
 
 _DATABASES = ("db", "json", "postgresql", "mysql")
+_ARCHIVE = ".npz"
+"""Ending of the files that `relaxrl structures make` writes."""
+
 _NOT_STRUCTURES = (".csv", ".html", ".log", ".md", ".png", ".pov", ".py", ".txt", ".yaml", ".yml")
 """Extensions that are passed over in folders though ASE may know a format of this name (`.csv` is read by us)."""
 
@@ -116,7 +121,7 @@ def _files(name: str) -> Iterator[str]:
 
 def _looks_like_structures(file: Path) -> bool:
     root = Path(get_compression(str(file))[0])
-    if root.suffix.lower() == ".csv":
+    if root.suffix.lower() in (".csv", _ARCHIVE):
         return True
     if root.suffix.lower() in _NOT_STRUCTURES:
         return False
@@ -133,6 +138,8 @@ def _looks_like_structures(file: Path) -> bool:
 def _frames(file: str, cif_column: str | None) -> list[Atoms]:
     if Path(get_compression(file)[0]).suffix.lower() == ".csv":
         return read_cif_table(file, cif_column)
+    if Path(file).suffix.lower() == _ARCHIVE:
+        return _archived(file)
     base, _, query = file.rpartition("@") if "@" in Path(file).name and not Path(file).exists() else (file, "", "")
     if Path(base).is_file() and Path(base).stat().st_size == 0:
         raise StructureError(f"{file}: the file is empty")
@@ -151,6 +158,17 @@ def _frames(file: str, cif_column: str | None) -> list[Atoms]:
     if not frames:
         raise StructureError(f"{file}: holds no structures")
     return frames
+
+
+def _archived(file: str) -> list[Atoms]:
+    """What a set holds to be relaxed: its starts, or its minima where it has no starts."""
+    try:
+        entries = load_archive(Path(file))
+    except (OSError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
+        raise StructureError(
+            f"{file}: is not a set made by `relaxrl structures make`, or damaged ({type(error).__name__}: {error})"
+        ) from error
+    return [entry.atoms("minimum" if entry.start is None else "start") for entry in entries]
 
 
 def _rows(file: str, query: str) -> list[Atoms]:

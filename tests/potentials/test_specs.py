@@ -60,7 +60,7 @@ def test_specs_travel_and_may_be_extended() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of emt, "),
+        ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of eam:FILE, emt, "),
         ("lj,sgima=3", r"`lj` has no argument 'sgima' \(did you mean 'sigma'\?\); it takes sigma, epsilon"),
         ("ase.calculators.emt", "unknown calculator .* an import path such as ase.calculators.emt:EMT"),
     ],

@@ -1,0 +1,405 @@
+"""`relaxrl structures`: make sets of crystals, look at them, split and convert them."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from concurrent.futures import Executor
+
+    from rich.progress import Progress, TaskID
+
+    from relaxrl.structures import Crystal
+    from relaxrl.structures.describe import Description
+
+_PIPED_WIDTH = 160
+"""Columns of a table that goes into a file or another program."""
+
+DESCRIPTION = """\
+Make sets of crystals to train on and to compare with, look at them, split and convert them.
+
+Wherever a FILE of structures is expected, here and in the other commands, it may be
+  a file      in any format that ASE reads, with all its frames (extxyz, CIF, POSCAR, traj, db, ...; FILE@0:10 picks)
+  a table     CSV with CIF text in one column
+  a folder    of such files, subfolders included
+  a name      of a shipped set: metals:train, metals:dev, metals:test, metals:large, metals:unseen
+The structure with number INDEX (from 0) in it is called FILE#INDEX in all output.
+"""
+
+EPILOG = """\
+examples:
+  relaxrl structures inspect crystals.cif                 what is in a file, and is it fit to be used?
+  relaxrl structures inspect metals:train --calculator emt --hessian
+  relaxrl structures minimize crystals.extxyz --calculator emt --out minima.extxyz
+  relaxrl structures split minima.extxyz --parts train=0.8,dev=0.1,test=0.1 --out sets
+  relaxrl structures generate --elements Al,Ni --count 100 --out alloys.extxyz
+  relaxrl structures make configs/structures/metals.yaml --out sets
+  relaxrl structures convert table.csv --out crystals.extxyz
+
+`relaxrl structures COMMAND --help` explains each.
+"""
+
+MAKE = """\
+Make a set from a recipe: random alloys and ordered compounds, relaxed with rattle and re-relaxation to true minima (no
+direction leads down, checked with the Hessian), split so that no parent crystal is in two parts. Writes one file
+NAME-PART.npz per part, to be used as FILE in all commands. The same recipe and seed give the same files.
+
+A recipe (see configs/structures/metals.yaml, which makes the shipped set) has the keys name, calculator, seed, rattle
+and splits; each split has groups, and each group a count and the alloys to draw (elements, prototypes, compounds,
+required, min_atoms, max_atoms, max_elements, strain, vacancy_probability, rattle). docs/structures.md explains them.
+"""
+
+GENERATE = """\
+Draw random alloys: a prototype, a supercell of random shape, elements, strain, perhaps a vacancy. They are not relaxed;
+`relaxrl structures minimize` does that. Prototypes with one species (fcc, hcp, bcc) are decorated at random, ordered
+ones (L1_2, L1_0, B2, D0_3, C15, ...) keep their order.
+"""
+
+MINIMIZE = """\
+Turn crystals into true minima of your calculator, at fixed cell: displace, relax, displace and relax again until
+nothing lower is found, then leave every saddle point along the direction that its Hessian shows. Agents are best
+trained on such minima. Structures that lead to none are reported and left out.
+"""
+
+INSPECT = """\
+Show what is in files: formulas, sizes, densities, closest pairs, and what is odd about a structure. With a calculator
+also the largest force; with --hessian also whether the structure is a true minimum or a saddle point.
+"""
+
+SPLIT = """\
+Split structures into parts so that variants of one crystal never part. Writes one file PART.extxyz for each part.
+"""
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add the command and its own commands."""
+    parser = subparsers.add_parser(
+        "structures",
+        help="make, inspect, split and convert sets of crystals",
+        description=DESCRIPTION,
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def command(name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+        made = commands.add_parser(
+            name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
+        made.set_defaults(run=run)
+        return made
+
+    inspect = command("inspect", "show what is in files", INSPECT, run_inspect)
+    _add_files(inspect)
+    inspect.add_argument("--calculator", metavar="NAME", help="evaluate forces: emt, lj, ..., or an import path")
+    inspect.add_argument(
+        "--hessian", action="store_true", help="find minima and saddle points (6 evaluations per atom)"
+    )
+    inspect.add_argument("--rows", type=int, default=30, help="structures listed at most (default: %(default)s)")
+
+    minimize = command("minimize", "relax crystals to true minima", MINIMIZE, run_minimize)
+    _add_files(minimize)
+    minimize.add_argument("--calculator", required=True, metavar="NAME", help="emt, lj, ..., or an import path")
+    minimize.add_argument("--rattle", type=float, default=0.1, help="Å, random displacement (default: %(default)s)")
+    minimize.add_argument("--fmax", type=float, default=1e-4, help="eV/Å, of the minima (default: %(default)s)")
+    _add_seed_and_jobs(minimize)
+    minimize.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes; extxyz keeps all")
+
+    split = command("split", "split by parent crystal", SPLIT, run_split)
+    _add_files(split)
+    split.add_argument(
+        "--parts", default="train=0.8,dev=0.1,test=0.1", metavar="NAME=SHARE,...", help="default: %(default)s"
+    )
+    split.add_argument("--seed", type=int, default=0, help="decides who goes where (default: %(default)s)")
+    split.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
+
+    generate = command("generate", "draw random alloys", GENERATE, run_generate)
+    generate.add_argument("--elements", required=True, metavar="A,B,...", help="symbols to draw from")
+    generate.add_argument("--prototypes", default="fcc,hcp,bcc", metavar="P,...", help="default: %(default)s")
+    generate.add_argument("--atoms", default="4-16", metavar="MIN-MAX", help="sizes of cells (default: %(default)s)")
+    generate.add_argument("--strain", type=float, default=0.03, help="largest component (default: %(default)s)")
+    generate.add_argument("--vacancies", type=float, default=0.3, help="share with a vacancy (default: %(default)s)")
+    generate.add_argument("--rattle", type=float, default=0.0, help="Å, displacement (default: %(default)s)")
+    generate.add_argument("--count", type=int, default=100, help="how many (default: %(default)s)")
+    generate.add_argument("--calculator", metavar="NAME", help="use its equilibrium volumes, not the elements' mean")
+    generate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
+    generate.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
+
+    make = command("make", "make a set from a recipe", MAKE, run_make)
+    make.add_argument("recipe", metavar="RECIPE", help="YAML file")
+    make.add_argument("overrides", nargs="*", metavar="key=value", help="changes to the recipe, such as seed=1")
+    make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+    make.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
+
+    convert = command("convert", "write structures in another format", "Read anything, write one file.", run_convert)
+    _add_files(convert)
+    convert.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
+
+
+_Parser = argparse.ArgumentParser
+
+
+def _add_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("files", nargs="+", metavar="FILE", help="file, folder, table, database or shipped set")
+    parser.add_argument("--cif-column", metavar="NAME", help="column of CSV tables with CIF text; found if not given")
+    parser.add_argument(
+        "--parents",
+        choices=("id", "file", "formula"),
+        default="id",
+        help="what counts as one crystal where files don't say: each structure, each file (for trajectories), or each "
+        "reduced formula (default: %(default)s)",
+    )
+
+
+def _add_seed_and_jobs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--seed", type=int, default=0, help="decides all that is random (default: %(default)s)")
+    parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
+
+
+def run_make(args: argparse.Namespace) -> int:
+    """Make a set from a recipe."""
+    from relaxrl.config import load_config
+    from relaxrl.structures.archive import save_archive
+    from relaxrl.structures.recipe import SetRecipe, make_set
+
+    recipe = load_config(SetRecipe, args.recipe, args.overrides)
+    folder = Path(args.out)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _executor(args.jobs) as executor, _progress() as progress:
+        tasks: dict[str, TaskID] = {}
+
+        def report(split: str, made: int, wanted: int) -> None:
+            if split not in tasks:
+                tasks[split] = progress.add_task(f"{recipe.name}:{split}", total=wanted)
+            progress.update(tasks[split], completed=made)
+
+        parts = make_set(recipe, executor, report)
+    for name, entries in parts.items():
+        file = folder / f"{recipe.name}-{name}.npz"
+        save_archive(file, entries)
+        sizes = [len(entry.minimum) for entry in entries]
+        kind = "minima" if entries[0].start is None else "starts and their minima"
+        print(f"{file}: {len(entries)} {kind}, {min(sizes)} to {max(sizes)} atoms")
+    return 0
+
+
+def run_generate(args: argparse.Namespace) -> int:
+    """Draw random alloys."""
+    from relaxrl.config import from_dict
+    from relaxrl.errors import StructureError
+    from relaxrl.potentials import parse_calculator
+    from relaxrl.seeding import Generators
+    from relaxrl.structures import Crystal
+    from relaxrl.structures.alloys import AlloyConfig, random_alloy
+    from relaxrl.structures.archive import PROTOTYPE_KEY
+    from relaxrl.structures.write import write_structures
+
+    smallest, _, largest = args.atoms.partition("-")
+    if not smallest.isdigit() or not (largest or smallest).isdigit():
+        raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
+    config = from_dict(
+        AlloyConfig,
+        {
+            "elements": args.elements.split(","),
+            "prototypes": args.prototypes.split(","),
+            "min_atoms": int(smallest),
+            "max_atoms": int(largest or smallest),
+            "strain": args.strain,
+            "vacancy_probability": args.vacancies,
+            "rattle": args.rattle,
+        },
+        source="options",
+    )
+    calculator = parse_calculator(args.calculator).create() if args.calculator else None
+    generator = Generators(args.seed).numpy("alloys")
+    crystals = []
+    with _progress() as progress:
+        for index in progress.track(range(args.count), description="alloys"):
+            alloy = random_alloy(config, generator, calculator)
+            alloy.atoms.info[PROTOTYPE_KEY] = alloy.prototype
+            crystals.append(Crystal(f"{args.out}#{index}", alloy.atoms, alloy.parent, "start"))
+    write_structures(args.out, crystals)
+    print(f"{args.out}: {_summary(crystals)}")
+    return 0
+
+
+def run_minimize(args: argparse.Namespace) -> int:
+    """Relax crystals to true minima; exit status 1 if some of them lead to none."""
+    from relaxrl.config import from_dict
+    from relaxrl.structures.minima import MinimumConfig
+    from relaxrl.structures.minimize import find_minima
+    from relaxrl.structures.write import write_structures
+
+    crystals = _read(args)
+    config = from_dict(MinimumConfig, {"fmax": args.fmax, "rattle": args.rattle}, source="options")
+    minima, without = [], []
+    with _executor(args.jobs) as executor, _progress() as progress:
+        found = find_minima(crystals, args.calculator, config, args.seed, executor)
+        tracked = progress.track(found, total=len(crystals), description="minima")
+        for crystal, minimum in zip(crystals, tracked, strict=True):
+            if minimum is None:
+                without.append(crystal.id)
+            else:
+                minima.append(minimum)
+    for name in without:
+        print(f"{name}: no true minimum found nearby; left out")
+    write_structures(args.out, minima)
+    print(f"{args.out}: {_summary(minima)}")
+    return 1 if without else 0
+
+
+def run_inspect(args: argparse.Namespace) -> int:
+    """Show what is in files."""
+    from relaxrl.errors import StructureError
+    from relaxrl.potentials import parse_calculator
+    from relaxrl.structures.describe import describe
+    from relaxrl.structures.minima import hessian_function
+
+    if args.hessian and not args.calculator:
+        raise StructureError("--hessian needs forces: name a --calculator as well")
+    crystals = _read(args)
+    calculator = hessian = None
+    if args.calculator:
+        spec = parse_calculator(args.calculator)
+        for crystal in crystals:
+            spec.check(crystal.atoms, crystal.id)
+        calculator = spec.create()
+        hessian = hessian_function(calculator, spec.potential()) if args.hessian else None
+    with _progress() as progress:
+        tracked = progress.track(crystals, description="structures")
+        descriptions = [describe(crystal, calculator, hessian) for crystal in tracked]
+    _print_table(descriptions[: args.rows])
+    if len(descriptions) > args.rows:
+        print(f"... and {len(descriptions) - args.rows} more (--rows shows more of them)")
+    print(_summary(crystals))
+    for remark, count in Counter(remark for one in descriptions for remark in one.remarks[:1]).most_common(5):
+        print(f"  {count} x {remark}")
+    if args.hessian:
+        counts = Counter(one.stationary for one in descriptions)
+        print("  " + ", ".join(f"{count} x {name}" for name, count in counts.most_common()))
+    return 0
+
+
+def run_split(args: argparse.Namespace) -> int:
+    """Split by parent crystal."""
+    from relaxrl.errors import StructureError
+    from relaxrl.seeding import Generators
+    from relaxrl.structures import split_by_parent
+    from relaxrl.structures.write import write_structures
+
+    shares = {}
+    for part in args.parts.split(","):
+        name, _, share = part.partition("=")
+        try:
+            shares[name.strip()] = float(share)
+        except ValueError as error:
+            raise StructureError(
+                f"--parts: expected NAME=SHARE,..., such as train=0.8,test=0.2, got {part!r}"
+            ) from error
+    try:
+        parts = split_by_parent(_read(args), shares, Generators(args.seed).numpy("split"))
+    except ValueError as error:
+        raise StructureError(f"--parts: {error}") from error
+    for name, crystals in parts.items():
+        file = Path(args.out) / f"{name}.extxyz"
+        if crystals:
+            write_structures(file, crystals)
+        print(f"{file}: {_summary(crystals) if crystals else 'not written, no parent is left for it'}")
+    return 0
+
+
+def run_convert(args: argparse.Namespace) -> int:
+    """Write structures in another format."""
+    from relaxrl.structures.write import write_structures
+
+    crystals = _read(args)
+    write_structures(args.out, crystals)
+    print(f"{args.out}: {_summary(crystals)}")
+    return 0
+
+
+def _read(args: argparse.Namespace) -> list[Crystal]:
+    from relaxrl.structures import read_structures
+
+    return read_structures(args.files, parents=args.parents, cif_column=args.cif_column)
+
+
+def _summary(crystals: list[Crystal]) -> str:
+    sizes = [len(crystal.atoms) for crystal in crystals]
+    elements = sorted({symbol for crystal in crystals for symbol in crystal.atoms.symbols})
+    kinds = Counter(crystal.kind for crystal in crystals)
+    named = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common())
+    parents = len({crystal.parent for crystal in crystals})
+    return (
+        f"{len(crystals)} structures ({named}) of {parents} parents, {min(sizes)} to {max(sizes)} atoms, "
+        f"elements {' '.join(elements)}"
+    )
+
+
+def _print_table(descriptions: list[Description]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, header_style="bold")
+    for heading in ("structure", "formula"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("atoms", "g/cm³", "closest Å", "fmax eV/Å"):
+        table.add_column(heading, justify="right")
+    table.add_column("remarks", overflow="fold")
+    for one in descriptions:
+        remarks = [one.stationary or one.kind, *one.remarks]
+        table.add_row(
+            one.id,
+            one.formula,
+            str(one.n_atoms),
+            "" if one.density is None else f"{one.density:.2f}",
+            f"{one.closest[0]:.2f}",
+            "" if one.fmax is None else f"{one.fmax:.4g}",
+            "; ".join(remarks),
+        )
+    console = Console()
+    console.print(table, width=None if console.is_terminal else _PIPED_WIDTH, crop=False)
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    """A progress bar with rate and time left, on standard error, so that output can be piped."""
+    from rich import progress as bars
+    from rich.console import Console
+
+    columns = (
+        bars.TextColumn("{task.description}"),
+        bars.BarColumn(),
+        bars.MofNCompleteColumn(),
+        bars.TimeElapsedColumn(),
+        bars.TimeRemainingColumn(),
+    )
+    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        yield progress
+
+
+@contextmanager
+def _executor(jobs: int) -> Iterator[Executor | None]:
+    """Processes for relaxations; None, that is this process, for one job."""
+    if jobs <= 1:
+        yield None
+        return
+    import multiprocessing
+    from concurrent.futures import ProcessPoolExecutor
+
+    import torch
+
+    # Fresh processes: forking one in which torch has started threads can hang. One thread each: jobs share the cores.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        try:
+            yield executor
+        except BaseException:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise

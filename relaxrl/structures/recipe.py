@@ -1,0 +1,209 @@
+"""Recipes of sets: what to draw for each split, how to relax it, which starts to keep; and the work of cooking one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor
+from dataclasses import dataclass
+from itertools import islice, repeat
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from relaxrl.config import configclass
+from relaxrl.errors import StructureError
+from relaxrl.seeding import Generators
+from relaxrl.structures.alloys import AlloyConfig, parent_of_compound, random_alloy
+from relaxrl.structures.archive import Entry
+from relaxrl.structures.crystal import perturb
+from relaxrl.structures.minima import MinimumConfig, energy_and_forces, find_minimum, relax, surface
+from relaxrl.typing import FloatArray
+
+Progress = Callable[[str, int, int], None]
+"""Called with the split, the entries made and the entries wanted."""
+
+_DIGITS = 8
+"""Decimals (Å, eV) kept of minima and starts: far below any tolerance, and above the noise between machines."""
+
+_START_DRAWS = 5
+"""Starts drawn for a minimum before it is given up."""
+
+_PATIENCE = 20
+"""Candidates drawn per entry wanted before a recipe is declared impossible."""
+
+
+@configclass
+class GroupRecipe:
+    """Some structures of one kind."""
+
+    count: int
+    """How many."""
+    alloys: AlloyConfig
+    """Of which kind."""
+
+    def __post_init__(self) -> None:
+        if self.count < 1:
+            raise ValueError(f"`count` must be at least 1, got {self.count}")
+
+
+@configclass
+class SplitRecipe:
+    """One part of a set."""
+
+    groups: tuple[GroupRecipe, ...]
+    """What it holds, in this order."""
+    starts: bool = True
+    """Whether to keep a displaced start beside each minimum, so that everybody compares methods on the same ones."""
+    per_parent: int = 1
+    """Structures that may descend from one parent."""
+
+
+@configclass
+class SetRecipe:
+    """A set of crystals: no parent is in two of its splits."""
+
+    name: str
+    """First part of the file names."""
+    splits: dict[str, SplitRecipe]
+    """Parts by name, made in this order."""
+    calculator: str = "emt"
+    """What the structures are minima of; as everywhere on the command line."""
+    seed: int = 0
+    """Decides everything random."""
+    rattle: tuple[float, float] = (0.05, 0.3)
+    """Å, range of the standard deviation of a start's displacement; drawn evenly for each start. From hardly disturbed
+    to nearly melted."""
+    start_fmax: float = 0.01
+    """eV/Å; a start counts only if BFGS relaxes it to this."""
+    minimum: MinimumConfig = MinimumConfig()
+    """How minima are found."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A draw that may become an entry, known by its number alone.
+
+    Attributes:
+        stream: Name of its random streams.
+        alloys: What it was drawn from.
+        starts: Whether it needs a start.
+    """
+
+    stream: str
+    alloys: AlloyConfig
+    starts: bool
+
+
+def make_set(
+    recipe: SetRecipe, executor: Executor | None = None, progress: Progress | None = None
+) -> dict[str, list[Entry]]:
+    """Make all splits of a set.
+
+    Args:
+        recipe: The set.
+        executor: Runs the relaxations; in this process if None. The result does not depend on it.
+        progress: Told about each entry made.
+
+    Returns:
+        The entries of each split.
+
+    Raises:
+        StructureError: A group can't be filled: too few parents are left, or too few of them have minima.
+    """
+    owner = _owners_of_compounds(recipe)
+    return {name: _make_split(recipe, name, owner, executor, progress) for name in recipe.splits}
+
+
+def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
+    """Parents that a split names itself belong to it from the start, lest another one draws them by chance."""
+    owner: dict[str, str] = {}
+    for name, split in recipe.splits.items():
+        for compound in (compound for group in split.groups for compound in group.alloys.compounds):
+            parent = parent_of_compound(compound)
+            if owner.setdefault(parent, name) != name:
+                raise StructureError(
+                    f"{recipe.name}: {compound!r} of {name} is a variant of one of {owner[parent]}; name it once"
+                )
+    return owner
+
+
+def _make_split(
+    recipe: SetRecipe, name: str, owner: dict[str, str], executor: Executor | None, progress: Progress | None
+) -> list[Entry]:
+    split = recipe.splits[name]
+    wanted = sum(group.count for group in split.groups)
+    counts: dict[str, int] = {}
+    entries: list[Entry] = []
+    for number, group in enumerate(split.groups):
+        candidates = _candidates(recipe, name, number, owner, counts)
+        missing = group.count
+        while missing:
+            batch = list(islice(candidates, missing))
+            if not batch:
+                raise StructureError(
+                    f"{recipe.name}:{name}: group {number} lacks {missing} of {group.count} structures after "
+                    f"{_PATIENCE * group.count} draws; allow more elements, prototypes or sizes"
+                )
+            cooked = map(cook, repeat(recipe), batch) if executor is None else executor.map(cook, repeat(recipe), batch)
+            for entry in cooked:
+                if entry is not None:
+                    entries.append(entry)
+                    missing -= 1
+                if progress is not None:
+                    progress(name, len(entries), wanted)
+    return entries
+
+
+def _candidates(
+    recipe: SetRecipe, name: str, number: int, owner: dict[str, str], counts: dict[str, int]
+) -> Iterator[Candidate]:
+    """Draws of one group whose parents are free for this split; they are taken as soon as they are drawn."""
+    split = recipe.splits[name]
+    group = split.groups[number]
+    for attempt in range(_PATIENCE * group.count):
+        stream = f"{recipe.name}/{name}/{number}/{attempt}"
+        parent = random_alloy(group.alloys, Generators(recipe.seed).numpy(stream)).parent
+        if owner.setdefault(parent, name) != name or counts.get(parent, 0) >= split.per_parent:
+            continue
+        counts[parent] = counts.get(parent, 0) + 1
+        yield Candidate(stream, group.alloys, split.starts)
+
+
+def cook(recipe: SetRecipe, candidate: Candidate) -> Entry | None:
+    """The entry that a candidate leads to, or None if it leads to no minimum or none that can be started from."""
+    generators = Generators(recipe.seed)
+    calculator, hessian = surface(recipe.calculator)
+    alloy = random_alloy(candidate.alloys, generators.numpy(candidate.stream), calculator)
+    minimum = find_minimum(
+        alloy.atoms, calculator, hessian, generators.numpy(f"{candidate.stream}/minimum"), recipe.minimum
+    )
+    if minimum is None:
+        return None
+    atoms = minimum.atoms
+    atoms.info = {}
+    atoms.set_cell(np.round(atoms.cell.array, _DIGITS))
+    atoms.positions[:] = np.round(atoms.positions, _DIGITS)
+    start = None
+    if candidate.starts:
+        start = _start(recipe, atoms, minimum.energy, calculator, generators.numpy(f"{candidate.stream}/start"))
+        if start is None:
+            return None
+    return Entry(atoms, round(minimum.energy, _DIGITS), alloy.parent, alloy.prototype, start)
+
+
+def _start(
+    recipe: SetRecipe, minimum: Atoms, energy: float, calculator: Calculator, generator: np.random.Generator
+) -> FloatArray | None:
+    """Positions displaced from a minimum, (n_atoms, 3), Å, that lie above it and relax; None if none was found."""
+    for _ in range(_START_DRAWS):
+        try:
+            start = perturb(minimum, recipe.rattle, generator)
+        except StructureError:
+            continue
+        start.positions[:] = np.round(start.positions, _DIGITS)
+        if energy_and_forces(start, calculator)[0] <= energy:
+            continue
+        if relax(start, calculator, recipe.start_fmax, recipe.minimum.steps) is not None:
+            return np.array(start.positions)
+    return None

@@ -1,0 +1,70 @@
+"""Crystals to a file such that reading it gives the same crystals again, as far as the format can hold them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import ase.db
+import ase.io
+from ase import Atoms
+from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+
+from relaxrl.errors import StructureError
+from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
+
+_ARRAYS_ALWAYS_WRITTEN = ("numbers", "positions")
+
+
+def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) -> None:
+    """Write structures, with parent and kind where the format has room for them (extxyz, traj, db).
+
+    Args:
+        path: File to write; its ending decides the format. An existing file is replaced.
+        crystals: At least one.
+
+    Raises:
+        StructureError: The format is unknown, can't be written, or holds one structure only.
+    """
+    name = os.fspath(path)
+    if not crystals:
+        raise StructureError(f"{name}: there are no structures to write")
+    try:
+        form = ioformats.get(filetype(name, read=False))
+    except UnknownFileTypeError:
+        form = None
+    if form is None or not form.can_write:
+        raise StructureError(f"{name}: ASE can't write this format; use .extxyz, .traj, .db, .cif, ...")
+    if form.single and len(crystals) > 1:
+        raise StructureError(f"{name}: {form.name} holds one structure, got {len(crystals)}; use .extxyz, .traj or .db")
+    Path(name).parent.mkdir(parents=True, exist_ok=True)
+    frames = [_labelled(crystal) for crystal in crystals]
+    if form.name in ("db", "json"):
+        _write_database(name, frames)
+    elif form.name == "extxyz":
+        ase.io.write(name, frames, format="extxyz", columns=_columns(frames))
+    else:
+        ase.io.write(name, frames, format=form.name)
+
+
+def _labelled(crystal: Crystal) -> Atoms:
+    atoms = crystal.atoms.copy()
+    atoms.info = {key: value for key, value in atoms.info.items() if key != "spacegroup"}  # an object of ASE's own
+    atoms.info |= {KIND_KEY: crystal.kind, PARENT_KEY: crystal.parent}
+    return atoms
+
+
+def _columns(frames: Sequence[Atoms]) -> list[str]:
+    """What to write of each atom: arrays that all frames have, and which atoms are fixed if any is."""
+    shared = set.intersection(*(set(atoms.arrays) for atoms in frames)).difference(_ARRAYS_ALWAYS_WRITTEN)
+    fixed = ["move_mask"] if any(atoms.constraints for atoms in frames) else []
+    return ["symbols", "positions", *sorted(shared), *fixed]
+
+
+def _write_database(name: str, frames: Sequence[Atoms]) -> None:
+    Path(name).unlink(missing_ok=True)
+    with ase.db.connect(name) as database:
+        for atoms in frames:
+            keys = {key: atoms.info[key] for key in (KIND_KEY, PARENT_KEY, MINIMUM_ENERGY_KEY) if key in atoms.info}
+            database.write(atoms, key_value_pairs=keys)

