@@ -50,6 +50,11 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
     Raises:
         ConfigError: The file can't be read, or a key or a value in it or in an override is wrong.
     """
+    return from_dict(cls, read_mapping(path), overrides=overrides, source=str(path))
+
+
+def read_mapping(path: str | Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked; `ConfigError` if it can't be read or holds something else."""
     source = str(path)
     try:
         text = Path(path).read_text(encoding="utf-8")
@@ -60,7 +65,7 @@ def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -
         raise ConfigError(f"{source}: expected keys and values in YAML, got an empty file")
     if not isinstance(raw, dict):
         raise ConfigError(f"{source}: expected a mapping of keys to values, got {_describe(raw)}")
-    return from_dict(cls, raw, overrides=overrides, source=source)
+    return raw
 
 
 def from_dict(cls: type[T], values: Mapping[str, Any], overrides: Sequence[str] = (), source: str = "mapping") -> T:

@@ -70,13 +70,12 @@ def run(args: argparse.Namespace) -> int:
         raise ConfigError("expected the configuration's file first, for example `relaxrl train configs/demo.yaml`")
 
     # Imported here: torch takes seconds to load, and --help must not.
-    from relaxrl.config import load_config
-    from relaxrl.training import TrainConfig, resume, train
+    from relaxrl.training import load_run_config, resume, train
 
     if args.resume is not None:
         result = resume(args.resume, tuple(given), verbose=not args.quiet)
     else:
-        result = train(load_config(TrainConfig, args.config, args.overrides), verbose=not args.quiet)
+        result = train(load_run_config(args.config, args.overrides), verbose=not args.quiet)
     if result.interrupted:
         print(f"interrupted at step {result.t_total}; continue with `relaxrl train --resume {result.folder}`")
         return 130

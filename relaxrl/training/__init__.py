@@ -1,5 +1,6 @@
 """The loops that train agents, and what they log, plot and diagnose."""
 
+from relaxrl.training.cloning import Cloner, CloningConfig
 from relaxrl.training.config import (
     EvaluationConfig,
     ReplayConfig,
@@ -10,9 +11,13 @@ from relaxrl.training.config import (
 )
 from relaxrl.training.diagnostics import Diagnosis, DiagnosisConfig, Figures, diagnose
 from relaxrl.training.folder import RunFolder
-from relaxrl.training.rl import Trainer, TrainResult, resume, train
+from relaxrl.training.result import TrainResult
+from relaxrl.training.rl import Trainer
+from relaxrl.training.run import load_run_config, resume, train
 
 __all__ = [
+    "Cloner",
+    "CloningConfig",
     "Diagnosis",
     "DiagnosisConfig",
     "EvaluationConfig",
@@ -26,6 +31,7 @@ __all__ = [
     "Trainer",
     "WarmUpConfig",
     "diagnose",
+    "load_run_config",
     "resume",
     "train",
 ]

@@ -147,8 +147,10 @@ class RunConfig:
 
 @configclass
 class TrainConfig:
-    """A whole training run."""
+    """A run of reinforcement learning."""
 
+    method: Literal["td3"] = "td3"
+    """Tells it apart from `cloning`, see `CloningConfig`."""
     structures: tuple[str, ...] | str
     """Training crystals: files, folders, or shipped sets such as `metals:train`."""
     kind: Literal["minimum", "start"] | None = None

@@ -2,37 +2,48 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from relaxrl.agents import ExpertConfig
 from relaxrl.errors import ConfigError
 from relaxrl.potentials import parse_calculator
-from relaxrl.structures import Crystal, read_structures, split_by_parent
-from relaxrl.training.config import TrainConfig
+from relaxrl.structures import Crystal, Kind, read_structures, split_by_parent
+from relaxrl.training.config import EvaluationConfig
 
 _TRAIN, _DEVELOPMENT = "metals:train", "metals:dev"
 
 
-def load_crystals(config: TrainConfig, generator: np.random.Generator) -> tuple[list[Crystal], list[Crystal]]:
+def load_crystals(
+    structures: Sequence[str] | str,
+    kind: Kind | None,
+    calculator: str,
+    evaluation: EvaluationConfig,
+    generator: np.random.Generator,
+) -> tuple[list[Crystal], list[Crystal]]:
     """Training and development crystals of a run; they share no parent.
 
     Args:
-        config: Names the files.
+        structures: Files, folders or shipped sets to train on.
+        kind: What they are; None goes by what the files say.
+        calculator: Has to know their elements.
+        evaluation: Names the development set, or the share to split off.
         generator: Splits where no development set is named.
 
     Raises:
         StructureError: A file can't be used.
         CalculatorError: The calculator does not know an element.
-        ConfigError: There are too few crystals to split, or no minima for an expert that needs them.
+        ConfigError: There are too few crystals to split.
     """
-    crystals = read_structures(config.structures, kind=config.kind)
-    named = config.evaluation.structures
-    if named is None and config.structures in (_TRAIN, (_TRAIN,)):
+    crystals = read_structures(structures, kind=kind)
+    named = evaluation.structures
+    if named is None and structures in (_TRAIN, (_TRAIN,)):
         named = _DEVELOPMENT
     if named is not None:
         train, development = crystals, read_structures(named)
     else:
-        fraction = config.evaluation.fraction
+        fraction = evaluation.fraction
         parts = split_by_parent(crystals, {"train": 1 - fraction, "development": fraction}, generator)
         train, development = parts["train"], parts["development"]
         if not train or not development:
@@ -40,14 +51,14 @@ def load_crystals(config: TrainConfig, generator: np.random.Generator) -> tuple[
                 f"can't split {len(crystals)} crystals into training and development crystals; give more, or name a "
                 "development set in `evaluation.structures` (for a first try: the same files)"
             )
-    calculator = parse_calculator(config.calculator)
+    spec = parse_calculator(calculator)
     for crystal in (*train, *development):
-        calculator.check(crystal.atoms, crystal.id)
-    _check_expert(config.expert, train)
+        spec.check(crystal.atoms, crystal.id)
     return train, development
 
 
-def _check_expert(config: ExpertConfig, crystals: list[Crystal]) -> None:
+def check_expert(config: ExpertConfig, crystals: Sequence[Crystal]) -> None:
+    """`ConfigError` if the expert needs minima that are not known."""
     unknown = [crystal.id for crystal in crystals if crystal.kind != "minimum"]
     if config.name == "teleport" and unknown:
         raise ConfigError(

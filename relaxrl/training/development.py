@@ -25,14 +25,17 @@ from relaxrl.training.diagnostics import Figures
 
 
 def development_starts(
-    crystals: Sequence[Crystal], count: int | None, env: EnvConfig, generator: np.random.Generator
+    crystals: Sequence[Crystal],
+    count: int | None,
+    rattle: float | tuple[float, float],
+    generator: np.random.Generator,
 ) -> list[Crystal]:
     """Fixed starts: minima displaced once, as the environment would, and starts as they are.
 
     Args:
         crystals: The development set.
         count: Take only this many, spread evenly over the set.
-        env: Its `rattle` is the size of the displacement.
+        rattle: Å, size of the displacement, or its range.
         generator: Source of randomness.
     """
     chosen = list(crystals)
@@ -42,9 +45,38 @@ def development_starts(
     for crystal in chosen:
         atoms = crystal.atoms
         if crystal.kind == "minimum":
-            atoms = perturb(atoms, env.rattle, generator)
+            atoms = perturb(atoms, rattle, generator)
         starts.append(Crystal(crystal.id, atoms, crystal.parent, "start"))
     return starts
+
+
+def bfgs_evaluations(
+    starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, cache: Path
+) -> list[int]:
+    """Force evaluations of ASE's BFGS from each start, the first one included; the limit where it fails.
+
+    Args:
+        starts: Crystals of kind `start`.
+        potential: Energies and forces.
+        fmax: eV/Å, of convergence.
+        max_steps: Limit of BFGS's steps.
+        cache: JSON file; computed only once per run.
+    """
+    ids = [start.id for start in starts]
+    if cache.exists():
+        stored = json.loads(cache.read_text(encoding="utf-8"))
+        if stored["structures"] == ids and stored["fmax"] == fmax:
+            return [int(count) for count in stored["evaluations"]]
+    counts = []
+    for start in starts:
+        counter = EvaluationCounter()
+        atoms = start.atoms.copy()
+        atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
+        BFGS(atoms, logfile=None).run(fmax=fmax, steps=max_steps)
+        counts.append(counter.count)
+    content = {"fmax": fmax, "structures": ids, "evaluations": counts}
+    write_atomically(cache, (json.dumps(content, indent=1) + "\n").encode())
+    return counts
 
 
 @dataclass(frozen=True)
@@ -78,28 +110,6 @@ class DevelopmentSet:
         self.starts = list(starts)
         self.potential = potential
         self.env = RelaxationEnv(self.starts, potential, self.config, np.random.default_rng(0), len(self.starts))
-
-    def bfgs_evaluations(self, cache: Path) -> list[int]:
-        """Force evaluations of ASE's BFGS from each start, the first one included; the limit where it fails.
-
-        Args:
-            cache: JSON file; computed only once per run.
-        """
-        ids = [start.id for start in self.starts]
-        if cache.exists():
-            stored = json.loads(cache.read_text(encoding="utf-8"))
-            if stored["structures"] == ids and stored["fmax"] == self.config.fmax:
-                return [int(count) for count in stored["evaluations"]]
-        counts = []
-        for start in self.starts:
-            counter = EvaluationCounter()
-            atoms = start.atoms.copy()
-            atoms.calc = CountedCalculator(TorchCalculator(self.potential), counter)
-            BFGS(atoms, logfile=None).run(fmax=self.config.fmax, steps=10 * self.config.max_steps)
-            counts.append(counter.count)
-        content = {"fmax": self.config.fmax, "structures": ids, "evaluations": counts}
-        write_atomically(cache, (json.dumps(content, indent=1) + "\n").encode())
-        return counts
 
     @torch.no_grad()
     def judge(self, learner: TD3, actor: Actor, critic: TwinCritic, bfgs: Sequence[int], t_total: int) -> Judgement:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from relaxrl.agents import (
     TD3,
@@ -22,46 +20,24 @@ from relaxrl.agents import (
     default_capacity,
     difficulty_weights,
 )
-from relaxrl.config import dump_config, from_dict, load_config, to_dict
 from relaxrl.envs import RelaxationEnv
-from relaxrl.errors import ConfigError
 from relaxrl.metrics import MetricSink
 from relaxrl.nn import build_actor, build_critic
 from relaxrl.potentials import Potential, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal
 from relaxrl.training.config import TrainConfig
-from relaxrl.training.crystals import load_crystals
-from relaxrl.training.development import DevelopmentSet, development_starts
+from relaxrl.training.crystals import check_expert, load_crystals
+from relaxrl.training.development import DevelopmentSet, bfgs_evaluations, development_starts
 from relaxrl.training.diagnostics import Figures, diagnose
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.interrupt import Interrupt
 from relaxrl.training.meters import Meters
 from relaxrl.training.plots import plot_figures, plot_learning_curve
 from relaxrl.training.progress import TrainingProgress
+from relaxrl.training.result import TrainResult
 from relaxrl.training.rollout import Rollout
 from relaxrl.typing import StateDict
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """What a run led to.
-
-    Attributes:
-        folder: The run folder; `best/` in it holds the agent with the best evaluation.
-        t_total: Environment steps, those before a resume included.
-        updates: Updates of the critics.
-        metrics: Of the last evaluation.
-        best: `eval/ratio_to_bfgs` of the best evaluation: the policy alone, without a fallback.
-        interrupted: Whether it was ended before its time by Ctrl-C; it can be resumed.
-    """
-
-    folder: Path
-    t_total: int
-    updates: int
-    metrics: dict[str, float]
-    best: float
-    interrupted: bool
 
 
 class Trainer:
@@ -79,12 +55,15 @@ class Trainer:
         self.progress = progress or TrainingProgress("training", enabled=False)
         self.generators = Generators(config.run.seed)
         potential: Potential = parse_calculator(config.calculator).potential()
-        train, development = load_crystals(config, self.generators.numpy("split"))
+        train, development = load_crystals(
+            config.structures, config.kind, config.calculator, config.evaluation, self.generators.numpy("split")
+        )
+        check_expert(config.expert, train)
         self.crystals: list[Crystal] = train
 
         env = RelaxationEnv(train, potential, config.env, self.generators.numpy("env"), config.run.n_envs)
         starts = development_starts(
-            development, config.evaluation.count, config.env, np.random.default_rng(config.evaluation.seed)
+            development, config.evaluation.count, config.env.rattle, np.random.default_rng(config.evaluation.seed)
         )
         self.development = DevelopmentSet(starts, potential, config.env, config.evaluation.steps)
 
@@ -239,7 +218,13 @@ class Trainer:
     def _evaluate(self, sinks: MetricSink) -> None:
         """Judge the policy, keep the best one, diagnose, plot, checkpoint."""
         self.progress.update(self._fraction(), self.t_total, "evaluation")
-        bfgs = self.development.bfgs_evaluations(self.folder.baseline)
+        bfgs = bfgs_evaluations(
+            self.development.starts,
+            self.development.potential,
+            self.config.env.fmax,
+            10 * self.config.evaluation.steps,
+            self.folder.baseline,
+        )
         judgement = self.development.judge(self.learner, self.actor, self.critic, bfgs, self.t_total)
         self.history.append(judgement.figures)
         self.last_metrics = judgement.metrics
@@ -314,69 +299,6 @@ class Trainer:
         if run.minutes is not None:
             done.append(self.seconds / (60 * run.minutes))
         return max(done)
-
-
-def train(config: TrainConfig | Mapping[str, Any] | str | Path, verbose: bool = True) -> TrainResult:
-    """Train an agent.
-
-    Args:
-        config: A configuration, nested mappings, or the path of a YAML file; see `TrainConfig` for the keys.
-        verbose: Whether to show a progress bar and evaluations on standard error.
-
-    Raises:
-        ConfigError: A key or value is wrong, or the run folder is not empty.
-        StructureError: A crystal can't be used.
-        CalculatorError: The calculator is unknown, fails, or does not know an element.
-
-    Example:
-        ::
-
-            result = relaxrl.train({"structures": "metals:train", "run": {"minutes": 5, "dir": "runs/mine"}})
-            agent = relaxrl.load_agent(result.folder)
-    """
-    if isinstance(config, str | Path):
-        config = load_config(TrainConfig, config)
-    elif isinstance(config, Mapping):
-        config = from_dict(TrainConfig, config)
-    _set_threads(config)
-    folder = RunFolder.create(config.run.dir, config.run.seed)
-    resolved = from_dict(TrainConfig, to_dict(config), [f"run.dir={folder.path}"])
-    dump_config(resolved, folder.config)
-    return Trainer(resolved, folder, TrainingProgress("training", verbose)).run()
-
-
-def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = True) -> TrainResult:
-    """Continue a run from its last checkpoint; on a CPU the numbers are those of a run that was never interrupted.
-
-    Args:
-        folder: The run folder.
-        overrides: `run.steps=`, `run.minutes=` or `run.updates=` to go on for longer; nothing else may change.
-        verbose: Whether to show a progress bar and evaluations on standard error.
-
-    Raises:
-        CheckpointError: The folder is no run folder, or its checkpoint is damaged.
-        ConfigError: An override would change the run.
-    """
-    for override in overrides:
-        key = override.partition("=")[0].strip()
-        if key not in ("run.steps", "run.minutes", "run.updates", "run.threads"):
-            raise ConfigError(
-                f"override `{override}`: a resumed run keeps its configuration; only run.steps, run.minutes, "
-                "run.updates and run.threads may be changed. Start a new run for anything else"
-            )
-    existing = RunFolder.existing(folder)
-    config = load_config(TrainConfig, existing.config, overrides)
-    _set_threads(config)
-    trainer = Trainer(config, existing, TrainingProgress("training", verbose))
-    trainer.resume()
-    if overrides:
-        dump_config(config, existing.config)
-    return trainer.run()
-
-
-def _set_threads(config: TrainConfig) -> None:
-    if config.run.threads is not None:
-        torch.set_num_threads(config.run.threads)
 
 
 def _build_replay(config: TrainConfig, mean_atoms: float) -> MixedReplay:

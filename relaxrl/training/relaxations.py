@@ -1,0 +1,54 @@
+"""Judging an agent as users will use it: as an optimizer, with its safeguard, on development crystals."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from relaxrl.agents import Agent
+from relaxrl.errors import CalculatorError
+from relaxrl.optimize import RLOptimizer
+from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, TorchCalculator
+from relaxrl.structures import Crystal
+
+
+def judge_as_optimizer(
+    agent: Agent, starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, bfgs: Sequence[int]
+) -> dict[str, float]:
+    """Relax every start with the agent, and compare the force evaluations with those of BFGS.
+
+    Args:
+        agent: To be judged.
+        starts: Crystals of kind `start`.
+        potential: Energies and forces.
+        fmax: eV/Å, of convergence.
+        max_steps: Longest relaxation; those that fail count as this many steps.
+        bfgs: Evaluations of BFGS from each start.
+
+    Returns:
+        `eval/ratio_to_bfgs` (geometric mean), `eval/converged`, `eval/evaluations` (mean), `eval/evaluations_max` and
+        `eval/handed_over`, the share of relaxations that the agent did not end by itself.
+    """
+    counts, converged, handed_over = [], [], []
+    for start in starts:
+        counter = EvaluationCounter()
+        atoms = start.atoms.copy()
+        atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
+        optimizer = RLOptimizer(atoms, agent=agent, logfile=None)
+        try:
+            done = optimizer.run(fmax=fmax, steps=max_steps)
+        except CalculatorError:
+            done = False
+        converged.append(done)
+        handed_over.append(not optimizer.agent_in_charge)
+        counts.append(counter.count if done else max(counter.count, max_steps))
+    ratios = np.log(np.asarray(counts) / np.asarray(bfgs))
+    return {
+        "eval/ratio_to_bfgs": math.exp(float(ratios.mean())),
+        "eval/converged": float(np.mean(converged)),
+        "eval/evaluations": float(np.mean(counts)),
+        "eval/evaluations_max": float(np.max(counts)),
+        "eval/handed_over": float(np.mean(handed_over)),
+    }
