@@ -14,9 +14,9 @@ from relaxrl.agents.exploration import ExplorationConfig, explore, limit_radiall
 from relaxrl.agents.mixed_replay import MixedReplay, MixedSample
 from relaxrl.agents.nstep import NStepAssembler
 from relaxrl.agents.prioritized import PrioritizedReplay, PriorityConfig
+from relaxrl.agents.registry import find_agent, load_agent, shipped_agents
 from relaxrl.agents.replay import ReplayBuffer, Sample, default_capacity
 from relaxrl.agents.schedules import Schedule
-from relaxrl.agents.registry import find_agent, load_agent, shipped_agents
 from relaxrl.agents.td3 import TD3, TD3Config
 from relaxrl.agents.transition import Transition
 from relaxrl.agents.weights import difficulty_weights

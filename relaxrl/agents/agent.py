@@ -74,7 +74,9 @@ class Agent:
         config = getattr(self.actor, "config", None)
         if not isinstance(config, tuple(ACTOR_CONFIGS.values())):
             known = ", ".join(ACTOR_CONFIGS)
-            raise TypeError(f"can't save an actor of type {type(self.actor).__name__}; expected one of the kinds {known}")
+            raise TypeError(
+                f"can't save an actor of type {type(self.actor).__name__}; expected one of the kinds {known}"
+            )
         meta = {
             "actor": to_dict(config),
             "max_step": self.max_step,
@@ -98,7 +100,9 @@ class Agent:
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{folder}: not an agent: missing or wrong entry {error} in {MODEL_FILE}") from error
         if kind not in ACTOR_CONFIGS:
-            raise CheckpointError(f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {', '.join(ACTOR_CONFIGS)}")
+            raise CheckpointError(
+                f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {', '.join(ACTOR_CONFIGS)}"
+            )
         try:
             actor = build_actor(from_dict(ACTOR_CONFIGS[kind], values, source=str(folder)))
             floating = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
@@ -107,4 +111,3 @@ class Agent:
         except (ConfigError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{folder}: the saved parameters don't fit their architecture: {error}") from error
         return Agent(actor.eval().requires_grad_(False), max_step, metadata)
-

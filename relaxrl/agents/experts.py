@@ -169,7 +169,9 @@ class BFGSExpert(Expert):
             hessian = _secant_update(known, positions, gradient)
         self._memories[slot] = _Memory(hessian, positions, gradient)
         eigenvalues, vectors = np.linalg.eigh(hessian)
-        step: FloatArray = -(vectors @ (gradient @ vectors / np.maximum(np.abs(eigenvalues), SMALLEST_EIGENVALUE))).reshape(-1, 3)
+        step: FloatArray = -(
+            vectors @ (gradient @ vectors / np.maximum(np.abs(eigenvalues), SMALLEST_EIGENVALUE))
+        ).reshape(-1, 3)
         longest = np.linalg.norm(step, axis=1).max()
         return step * (self.max_step / longest) if longest >= self.max_step else step
 
@@ -185,9 +187,7 @@ def _secant_update(known: _Memory, positions: FloatArray, gradient: FloatArray) 
         return known.hessian
     response = known.hessian @ moved
     updated: FloatArray = (
-        known.hessian
-        + np.outer(change, change) / curvature
-        - np.outer(response, response) / (moved @ response)
+        known.hessian + np.outer(change, change) / curvature - np.outer(response, response) / (moved @ response)
     )
     return updated
 

@@ -223,9 +223,7 @@ class TD3:
         target = td3_target(reward, terminated, q1, q2, discount)
         return target if config.target_clip is None else target.clamp(*config.target_clip)
 
-    def _update_actor(
-        self, batch: Transition, is_expert: Tensor, t: int, cloning_only: bool
-    ) -> dict[str, float]:
+    def _update_actor(self, batch: Transition, is_expert: Tensor, t: int, cloning_only: bool) -> dict[str, float]:
         """Climb the first critic, drawn towards moves that are not taken back and towards the expert's."""
         config, graph = self.config, batch.graph
         q_weight, bc_weight = 0.0 if cloning_only else config.q_weight.at(t), config.bc_weight.at(t)

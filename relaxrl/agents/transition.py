@@ -58,7 +58,9 @@ class Transition:
         }
         for name, shape in shapes.items():
             if (got := tuple(getattr(self, name).shape)) != shape:
-                raise ValueError(f"`{name}` must have shape {shape} (n_atoms={n_atoms}, n_graphs={n_graphs}), got {got}")
+                raise ValueError(
+                    f"`{name}` must have shape {shape} (n_atoms={n_atoms}, n_graphs={n_graphs}), got {got}"
+                )
 
     @staticmethod
     def of_step(

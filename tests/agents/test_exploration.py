@@ -44,7 +44,9 @@ def test_primitives_are_equivariant_when_the_drawn_noise_turns_along(vectors, ro
         turned = turn(vectors @ operation, noise @ operation, angle)
         torch.testing.assert_close(turned, turn(vectors, noise, angle) @ operation, atol=EXACT, rtol=EXACT)
         added = add_relative(vectors @ operation, noise @ operation, 0.3, clip=0.5)
-        torch.testing.assert_close(added, add_relative(vectors, noise, 0.3, clip=0.5) @ operation, atol=EXACT, rtol=EXACT)
+        torch.testing.assert_close(
+            added, add_relative(vectors, noise, 0.3, clip=0.5) @ operation, atol=EXACT, rtol=EXACT
+        )
 
 
 @pytest.mark.parametrize("kind", ["equivariant", "isotropic"])

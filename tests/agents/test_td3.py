@@ -91,7 +91,9 @@ def test_truncation_bootstraps_and_termination_does_not(make_transition, make_td
 def test_returns_over_several_steps_discount_the_bootstrap(make_transition, make_td3, generator):
     transition = make_transition([3, 2])
     transition.steps[0] = 3
-    torch.testing.assert_close(make_td3(gamma=0.5)._target(transition, generator), expected_target(transition, 0.5, 0.2))
+    torch.testing.assert_close(
+        make_td3(gamma=0.5)._target(transition, generator), expected_target(transition, 0.5, 0.2)
+    )
 
 
 def test_target_clip(make_transition, make_td3, generator):

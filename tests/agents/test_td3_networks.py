@@ -64,7 +64,11 @@ def test_resume_is_exact(expert_steps, per_atom):
 @pytest.mark.parametrize(("kind", "weight", "fall"), [("mse", 100.0, 0.25), ("relative", 1.0, None)])
 def test_cloning_learns_the_experts_step(expert_steps, kind, weight, fall):
     td3 = make_td3(
-        q_weight=Schedule(start=0.0), bc_weight=Schedule(start=weight), bc_loss=kind, deviation_weight=0.0, actor_lr=0.01
+        q_weight=Schedule(start=0.0),
+        bc_weight=Schedule(start=weight),
+        bc_loss=kind,
+        deviation_weight=0.0,
+        actor_lr=0.01,
     )
     noise = torch.Generator().manual_seed(0)
     losses = [td3.update(None, expert_steps, noise)["bc_loss"] for _ in range(40)]
