@@ -2,7 +2,7 @@
 
 from relaxrl.structures.alloys import AlloyConfig, random_alloy
 from relaxrl.structures.check import check_structure
-from relaxrl.structures.crystal import Crystal, StructureSet, perturb, split_by_parent
+from relaxrl.structures.crystal import Crystal, Kind, StructureSet, perturb, split_by_parent
 from relaxrl.structures.minima import MinimumConfig
 from relaxrl.structures.minimize import find_minima
 from relaxrl.structures.read import read_structures
@@ -13,6 +13,7 @@ from relaxrl.structures.write import write_structures
 __all__ = [
     "AlloyConfig",
     "Crystal",
+    "Kind",
     "MinimumConfig",
     "SetRecipe",
     "StructureSet",
