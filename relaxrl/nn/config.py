@@ -68,8 +68,8 @@ class DirectActorConfig:
         trunk: The geometric trunk.
         env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
         max_step: Å, limit of one atom's displacement in one step, approached smoothly.
-        stiffness: eV/Å², what the force is divided by before any training. 20 is about the average curvature of
-            metals: the untrained actor is then a steepest descent that converges.
+        stiffness: eV/Å², what the force is divided by before any training. At 20 the untrained actor is a steepest
+            descent that converges on rattled EMT alloys (11-14 evaluations to 0.05 eV/Å; at 10 half never arrive).
         head_channels: Width of the head's invariant network.
     """
 

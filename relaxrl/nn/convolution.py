@@ -26,8 +26,9 @@ class Convolution(nn.Module):
 
     with one `o3.TensorProduct` per edge. As weights are linear in the learned radial functions $R_h$, the sum over
     neighbours can be taken first: $A_i = \sum_j (Y R_h)(e_{ij}) \, x_j$ is a matrix product per atom, and coupling
-    (Clebsch-Gordan coefficients) and weights then act once per atom instead of once per edge. Same numbers, an order
-    of magnitude faster, and nothing of the size of edges times channels to keep for the backward pass.
+    (Clebsch-Gordan coefficients) and weights then act once per atom instead of once per edge. Same numbers; trunks are
+    1.3 to 2.6 times faster than with depthwise products per edge (`benchmarks/networks.py`), with a full mixing of
+    channels besides.
 
     Paths have natural parity only; the cross product of two vectors (1e), for example, is left out.
 
@@ -56,7 +57,9 @@ class Convolution(nn.Module):
 
     def forward(self, features: Tensor, edges: Edges) -> Tensor:
         """New features (n_atoms, irreps_out.dim) from features (n_atoms, irreps_in.dim)."""
-        sent = features[edges.neighbours]
+        # index_select is several times faster than indexing with a matrix.
+        rows = features.index_select(0, edges.neighbours.flatten())
+        sent = rows.view(*edges.neighbours.shape, self.irreps_in.dim)
         # (n_atoms, harmonics * radial, k) @ (n_atoms, k, features)
         uncoupled = torch.bmm(edges.basis, sent)
         output: Tensor = self.linear(self._coupled(uncoupled))

@@ -59,7 +59,9 @@ class EdgeEmbedding(nn.Module):
         super().__init__()
         self.cutoff = config.cutoff
         self.number = config.radial_basis
-        self.irreps = o3.Irreps.spherical_harmonics(config.lmax)
+        self.harmonics = o3.SphericalHarmonics(
+            o3.Irreps.spherical_harmonics(config.lmax), normalize=True, normalization="component"
+        )
         hidden = max(config.channels, config.radial_functions)
         self.channels = hidden
         self.of_length = nn.Linear((3 * self.number + 1) if action else 2 * self.number, hidden)
@@ -94,7 +96,7 @@ class EdgeEmbedding(nn.Module):
         )
         envelope = polynomial_envelope(lengths, self.cutoff)
         radial = self.to_radial(scalars) * envelope.unsqueeze(-1)
-        harmonics = o3.spherical_harmonics(self.irreps, vectors, normalize=True, normalization="component")
+        harmonics: Tensor = self.harmonics(vectors)
         neighbours, basis = _rows_of_neighbours(inputs, envelope, radial, harmonics)
         return Edges(
             index=inputs.edge_index,

@@ -50,9 +50,8 @@ class Layer(nn.Module):
         sent = natural_irreps(config.message_channels, config.lmax)
         self.send = o3.Linear(irreps, sent)
         self.convolution = Convolution(sent, irreps, config.lmax, config.radial_functions)
-        tensors = irreps[1:]
-        self.left = o3.Linear(irreps, tensors)
-        self.right = o3.Linear(irreps, tensors)
+        # Both factors of the products at once: each linear layer has its overhead.
+        self.factors = o3.Linear(irreps, natural_irreps(2 * config.channels, config.lmax, lmin=1))
         n_gates = config.channels * config.lmax
         n_invariants = self.n_scalars + n_gates
         self.network = nn.Sequential(
@@ -65,27 +64,23 @@ class Layer(nn.Module):
     def forward(self, features: Tensor, edges: Edges) -> Tensor:
         """New features (n_atoms, irreps.dim) from features of the same shape."""
         features = features + self.convolution(self.send(features), edges)
-        left, right = self.left(features), self.right(features)
-        scalars = features[:, : self.n_scalars]
-        invariants = torch.cat([scalars, *self._inner_products(left, right)], dim=1)
-        update: Tensor = self.network(invariants)
-        gated = self._gated(right, update[:, self.n_scalars :])
-        return features + torch.cat([update[:, : self.n_scalars], gated], dim=1)
-
-    def _blocks(self, tensors: Tensor) -> list[Tensor]:
-        """Views (n_atoms, channels, 2l + 1) of features with l >= 1."""
-        sizes = [self.channels * (2 * degree + 1) for degree in range(1, self.lmax + 1)]
-        parts = torch.split(tensors, sizes, dim=1)
-        return [part.view(len(tensors), self.channels, -1) for part in parts]
-
-    def _inner_products(self, left: Tensor, right: Tensor) -> list[Tensor]:
-        pairs = zip(self._blocks(left), self._blocks(right), strict=True)
+        pairs = self._pairs(self.factors(features))
         # The mean over components keeps invariants of order 1 for every l.
-        return [(a * b).mean(-1) for a, b in pairs]
+        products = [(left * right).mean(-1) for left, right in pairs]
+        update: Tensor = self.network(torch.cat([features[:, : self.n_scalars], *products], dim=1))
+        changes, *gates = torch.split(update, [self.n_scalars, *[self.channels] * self.lmax], dim=1)
+        gated = [(right * gate.unsqueeze(-1)).flatten(1) for (_, right), gate in zip(pairs, gates, strict=True)]
+        return features + torch.cat([changes, *gated], dim=1)
 
-    def _gated(self, tensors: Tensor, gates: Tensor) -> Tensor:
-        blocks = zip(self._blocks(tensors), torch.split(gates, self.channels, dim=1), strict=True)
-        return torch.cat([(block * gate.unsqueeze(-1)).flatten(1) for block, gate in blocks], dim=1)
+    def _pairs(self, factors: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Both factors, (n_atoms, channels, 2l + 1) each, of each l >= 1."""
+        pairs, first = [], 0
+        for degree in range(1, self.lmax + 1):
+            last = first + 2 * self.channels * (2 * degree + 1)
+            block = factors[:, first:last].view(len(factors), 2 * self.channels, -1)
+            pairs.append((block[:, : self.channels], block[:, self.channels :]))
+            first = last
+        return pairs
 
 
 class Trunk(nn.Module):

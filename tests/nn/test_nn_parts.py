@@ -120,7 +120,7 @@ def test_elements_that_are_alike_get_features_that_are_alike() -> None:
     actor = DirectActor(DirectActorConfig())
 
     def features(number: int) -> torch.Tensor:
-        return actor.trunk.elements(torch.tensor([number]))[0]
+        return actor.trunk.elements(torch.tensor([number]))[0].detach()
 
     def distance(a: int, b: int) -> float:
         return float((features(a) - features(b)).norm())
