@@ -11,8 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from concurrent.futures import Executor
-
     from rich.progress import Progress, TaskID
 
     from relaxrl.structures import Crystal
@@ -88,7 +86,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
 
-    def command(name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]) -> _Parser:
+    def command(
+        name: str, summary: str, description: str, run: Callable[[argparse.Namespace], int]
+    ) -> argparse.ArgumentParser:
         made = commands.add_parser(
             name, help=summary, description=description, formatter_class=argparse.RawDescriptionHelpFormatter
         )
@@ -142,9 +142,6 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     convert.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
 
 
-_Parser = argparse.ArgumentParser
-
-
 def _add_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("files", nargs="+", metavar="FILE", help="file, folder, table, database or shipped set")
     parser.add_argument("--cif-column", metavar="NAME", help="column of CSV tables with CIF text; found if not given")
@@ -166,12 +163,13 @@ def run_make(args: argparse.Namespace) -> int:
     """Make a set from a recipe."""
     from relaxrl.config import load_config
     from relaxrl.structures.archive import save_archive
+    from relaxrl.structures.jobs import worker_pool
     from relaxrl.structures.recipe import SetRecipe, make_set
 
     recipe = load_config(SetRecipe, args.recipe, args.overrides)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
-    with _executor(args.jobs) as executor, _progress() as progress:
+    with worker_pool(args.jobs) as executor, _progress() as progress:
         tasks: dict[str, TaskID] = {}
 
         def report(split: str, made: int, wanted: int) -> None:
@@ -203,6 +201,8 @@ def run_generate(args: argparse.Namespace) -> int:
     smallest, _, largest = args.atoms.partition("-")
     if not smallest.isdigit() or not (largest or smallest).isdigit():
         raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
+    if args.count < 1:
+        raise StructureError(f"--count: expected at least 1, got {args.count}")
     config = from_dict(
         AlloyConfig,
         {
@@ -232,6 +232,7 @@ def run_generate(args: argparse.Namespace) -> int:
 def run_minimize(args: argparse.Namespace) -> int:
     """Relax crystals to true minima; exit status 1 if some of them lead to none."""
     from relaxrl.config import from_dict
+    from relaxrl.structures.jobs import worker_pool
     from relaxrl.structures.minima import MinimumConfig
     from relaxrl.structures.minimize import find_minima
     from relaxrl.structures.write import write_structures
@@ -239,7 +240,7 @@ def run_minimize(args: argparse.Namespace) -> int:
     crystals = _read(args)
     config = from_dict(MinimumConfig, {"fmax": args.fmax, "rattle": args.rattle}, source="options")
     minima, without = [], []
-    with _executor(args.jobs) as executor, _progress() as progress:
+    with worker_pool(args.jobs) as executor, _progress() as progress:
         found = find_minima(crystals, args.calculator, config, args.seed, executor)
         tracked = progress.track(found, total=len(crystals), description="minima")
         for crystal, minimum in zip(crystals, tracked, strict=True):
@@ -364,7 +365,9 @@ def _print_table(descriptions: list[Description]) -> None:
             "; ".join(remarks),
         )
     console = Console()
-    console.print(table, width=None if console.is_terminal else _PIPED_WIDTH, crop=False)
+    if not console.is_terminal:
+        console = Console(width=max([_PIPED_WIDTH, *(len(one.id) + 100 for one in descriptions)]))
+    console.print(table)
 
 
 @contextmanager
@@ -382,24 +385,3 @@ def _progress() -> Iterator[Progress]:
     )
     with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         yield progress
-
-
-@contextmanager
-def _executor(jobs: int) -> Iterator[Executor | None]:
-    """Processes for relaxations; None, that is this process, for one job."""
-    if jobs <= 1:
-        yield None
-        return
-    import multiprocessing
-    from concurrent.futures import ProcessPoolExecutor
-
-    import torch
-
-    # Fresh processes: forking one in which torch has started threads can hang. One thread each: jobs share the cores.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
-        try:
-            yield executor
-        except BaseException:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise

@@ -58,6 +58,10 @@ class SplitRecipe:
     per_parent: int = 1
     """Structures that may descend from one parent."""
 
+    def __post_init__(self) -> None:
+        if not self.groups or self.per_parent < 1:
+            raise ValueError("`groups` must name at least one group, and `per_parent` must be at least 1")
+
 
 @configclass
 class SetRecipe:
@@ -78,6 +82,15 @@ class SetRecipe:
     """eV/Å; a start counts only if BFGS relaxes it to this."""
     minimum: MinimumConfig = MinimumConfig()
     """How minima are found."""
+
+    def __post_init__(self) -> None:
+        if not self.splits:
+            raise ValueError("`splits` must name at least one split")
+        for name in (self.name, *self.splits):
+            if not name.replace("_", "").isalnum():
+                raise ValueError(f"names of sets and splits are made of letters, digits and underscores, got {name!r}")
+        if not 0 <= self.rattle[0] <= self.rattle[1] or self.start_fmax <= 0 or self.seed < 0:
+            raise ValueError("`rattle` must be a range from 0 up, `start_fmax` positive, `seed` not negative")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,71 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from ase import Atoms
+from ase.build import bulk, molecule
+from ase.constraints import FixAtoms
+
+from relaxrl.errors import StructureError
+from relaxrl.structures import Crystal, read_structures, write_structures
+
+
+@pytest.fixture
+def crystals() -> list[Crystal]:
+    first, second = bulk("NiAl", "cesiumchloride", a=2.88), bulk("Cu", cubic=True)
+    first.info["relaxrl_minimum_energy"] = -1.25
+    second.positions[1] += 0.01234567
+    return [Crystal("x#0", first, "nickel aluminide", "minimum"), Crystal("x#1", second, "copper", "start")]
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "traj", "db", "json", "xyz"])
+def test_round_trip_keeps_parent_and_kind(tmp_path: Path, crystals: list[Crystal], suffix: str) -> None:
+    file = tmp_path / "new" / f"set.{suffix}"
+    write_structures(file, crystals)
+    write_structures(file, crystals)  # replaces, does not append
+    read = read_structures(file)
+    assert [(crystal.parent, crystal.kind) for crystal in read] == [
+        ("nickel aluminide", "minimum"),
+        ("copper", "start"),
+    ]
+    assert read[0].minimum_energy == -1.25
+    for new, old in zip(read, crystals, strict=True):
+        np.testing.assert_allclose(new.atoms.positions, old.atoms.positions, atol=1e-8)
+        assert new.atoms.numbers.tolist() == old.atoms.numbers.tolist()
+
+
+def test_fixed_atoms_stay_fixed_in_extxyz(tmp_path: Path, crystals: list[Crystal]) -> None:
+    crystals[1].atoms.set_constraint(FixAtoms([1, 3]))
+    write_structures(tmp_path / "set.extxyz", crystals)
+    first, second = (crystal.atoms for crystal in read_structures(tmp_path / "set.extxyz"))
+    assert not first.constraints or len(first.constraints[0].index) == 0
+    assert second.constraints[0].index.tolist() == [1, 3]
+
+
+def test_plain_formats_hold_the_geometry(tmp_path: Path, crystals: list[Crystal]) -> None:
+    write_structures(tmp_path / "set.cif", crystals)
+    assert [len(crystal.atoms) for crystal in read_structures(tmp_path / "set.cif")] == [2, 4]
+    write_structures(tmp_path / "POSCAR", crystals[:1])
+    assert read_structures(tmp_path / "POSCAR")[0].atoms.cell.volume == pytest.approx(2.88**3)
+    write_structures(tmp_path / "water.xyz", [Crystal("w", molecule("H2O"), "water")])
+    assert not read_structures(tmp_path / "water.xyz")[0].atoms.pbc.any()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("POSCAR", "holds one structure, got 2"), ("set.nope", "can't write this format"), ("set", "can't write")],
+)
+def test_formats_that_do_not_fit(tmp_path: Path, crystals: list[Crystal], name: str, message: str) -> None:
+    with pytest.raises(StructureError, match=message):
+        write_structures(tmp_path / name, crystals)
+
+
+def test_nothing_to_write(tmp_path: Path) -> None:
+    with pytest.raises(StructureError, match="no structures to write"):
+        write_structures(tmp_path / "set.extxyz", [])
+
+
+def test_info_that_comes_from_cif_does_not_get_in_the_way(tmp_path: Path) -> None:
+    bulk("Cu").write(tmp_path / "a.cif")
+    write_structures(tmp_path / "a.extxyz", read_structures(tmp_path / "a.cif"))
+    assert isinstance(read_structures(tmp_path / "a.extxyz")[0].atoms, Atoms)
