@@ -7,6 +7,7 @@ from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.pmmcs import PMMCS
 from relaxrl.potentials.specs import CalculatorSpec, calculator_names, parse_calculator
 from relaxrl.potentials.stillinger_weber import StillingerWeber
 from relaxrl.potentials.tersoff import Tersoff
@@ -16,6 +17,7 @@ from relaxrl.potentials.torch_potential import TorchPotential
 __all__ = [
     "EAM",
     "EMT",
+    "PMMCS",
     "ASEPotential",
     "CalculatorSpec",
     "CountedCalculator",

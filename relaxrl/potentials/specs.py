@@ -25,6 +25,7 @@ from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.pmmcs import PMMCS
 from relaxrl.potentials.stillinger_weber import StillingerWeber
 from relaxrl.potentials.tersoff import Tersoff
 from relaxrl.potentials.torch_calculator import TorchCalculator
@@ -57,10 +58,12 @@ class _Named:
 _LJ = ("sigma", "epsilon", "rc", "ro", "smooth")
 _MORSE = ("epsilon", "rho0", "r0", "rcut1", "rcut2")
 _EAM = ("form", "interpolation")
+_PMMCS = ("cutoff", "coulomb_cutoff", "damping", "iron")
 _NAMED = {
     "emt": _Named(("asap_cutoff",), EMT, (), ase="ase.calculators.emt:EMT"),
     "lj": _Named(_LJ, LennardJones, _LJ, ase="ase.calculators.lj:LennardJones"),
     "morse": _Named(_MORSE, Morse, _MORSE, ase="ase.calculators.morse:MorsePotential"),
+    "pmmcs": _Named(_PMMCS, PMMCS, _PMMCS),
     "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
     "sw": _Named(("elements",), StillingerWeber, ("elements",), needs_file=True),
     "tersoff": _Named(("elements",), Tersoff, ("elements",), needs_file=True),

@@ -85,15 +85,39 @@ def three_body_files() -> None:
     (HERE / "Si.tersoff").write_text(f"# Tersoff, Phys. Rev. B 37, 6991 (1988)\nSi Si Si {silicon}\n")
 
 
+PEDONE = {
+    # J. Phys. Chem. B 110, 11780 (2006): charge, D0, alpha, r0, C0
+    "Mg": (1.2, 0.038908, 2.281000, 2.586153, 5.0),
+    "Sr": (1.2, 0.019623, 1.886000, 3.328330, 3.0),
+    "Ti": (2.4, 0.024235, 2.254703, 2.708943, 1.0),
+    "O": (-1.2, 0.042395, 1.379316, 3.618701, 22.0),
+}
+
+
+def oxides() -> list[tuple[str, Atoms, list[str]]]:
+    """MgO and SrTiO3, displaced."""
+    magnesia = displaced(bulk("MgO", "rocksalt", a=4.2, cubic=True), seed=4)
+    places = [[0, 0, 0], [0.5, 0.5, 0.5], [0.5, 0.5, 0], [0.5, 0, 0.5], [0, 0.5, 0.5]]
+    titanate = displaced(Atoms("SrTiO3", scaled_positions=places, cell=[3.95] * 3, pbc=True), seed=5)
+    return [("MgO", magnesia, ["Mg", "O"]), ("SrTiO3", titanate, ["Sr", "Ti", "O"])]
+
+
 def rows(table: np.ndarray) -> list[str]:
     return [" ".join(f"{value:.10e}" for value in row) for row in table.reshape(-1, 5)]
 
 
 def rattled(atoms: Atoms, symbols: list[str], seed: int, by: float = 0.1) -> Atoms:
     """A sheared copy with shuffled elements and displaced atoms."""
+    atoms = atoms.copy()
+    shuffled = np.random.default_rng(seed + 100).permutation(len(atoms))
+    atoms.set_chemical_symbols([symbols[k % len(symbols)] for k in shuffled])
+    return displaced(atoms, seed, by)
+
+
+def displaced(atoms: Atoms, seed: int, by: float = 0.1) -> Atoms:
+    """A sheared copy with displaced atoms."""
     rng = np.random.default_rng(seed)
     atoms = atoms.copy()
-    atoms.set_chemical_symbols([symbols[k % len(symbols)] for k in rng.permutation(len(atoms))])
     atoms.positions += rng.normal(scale=by, size=atoms.positions.shape)
     strain = np.eye(3) + rng.normal(scale=0.02, size=(3, 3))
     atoms.set_cell(atoms.cell.array @ strain, scale_atoms=True)
@@ -165,6 +189,15 @@ def main() -> None:
         atoms = rattled(bulk("Si", a=lattice, cubic=True), symbols, seed=3, by=0.2)
         commands = ["pair_style tersoff", f"pair_coeff * * {HERE / file} {' '.join(symbols)}"]
         cases[file] = by_lammps(atoms, commands, symbols)
+    for name, atoms, symbols in oxides():
+        charges = [f"set type {k} charge {PEDONE[symbol][0]}" for k, symbol in enumerate(symbols, start=1)]
+        oxygen = symbols.index("O") + 1
+        wells = [
+            f"pair_coeff {min(k, oxygen)} {max(k, oxygen)} pedone {' '.join(map(str, PEDONE[symbol][1:]))}"
+            for k, symbol in enumerate(symbols, start=1)
+        ]
+        style = ["pair_style hybrid/overlay coul/dsf 0.25 8.0 pedone 5.5", "pair_coeff * * coul/dsf"]
+        cases[name] = by_lammps(atoms, [*charges, *style, *wells, "pair_modify shift yes"], symbols)
     (HERE / "lammps.json").write_text(json.dumps(cases, indent=1) + "\n")
 
 
