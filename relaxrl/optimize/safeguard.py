@@ -23,9 +23,9 @@ class SafeguardConfig:
     """Factor on a rejected step."""
     max_rejections: int = 2
     """Rejected proposals in a row, beyond which the agent hands over to the quasi-Newton method."""
-    contraction: float = 0.6
+    contraction: float = 0.5
     """The agent must cut fmax by this factor per force evaluation, on average over `window`. The quasi-Newton method
-    that would take over reaches 0.5 to 0.6 on metals."""
+    that would take over reaches 0.5 on metals: a slower agent is better relieved."""
     window: int = 2
     """Force evaluations over which that average is taken."""
     patience: int = 100
