@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -25,6 +25,7 @@ class CubicTable:
     coefficients: Tensor
     spacing: float
     n_intervals: int
+    _copies: dict[tuple[torch.device, torch.dtype], Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def end(self) -> float:
@@ -68,9 +69,16 @@ class CubicTable:
         scaled = arguments / self.spacing
         interval = scaled.detach().nan_to_num(0.0).clamp(0, self.n_intervals - 1).to(torch.int64)
         t = scaled - interval
-        rows = self.coefficients.to(arguments).index_select(0, functions * self.n_intervals + interval)
+        rows = self._like(arguments).index_select(0, functions * self.n_intervals + interval)
         c0, c1, c2, c3 = rows.unbind(dim=1)
         return ((c3 * t + c2) * t + c1) * t + c0
+
+    def _like(self, other: Tensor) -> Tensor:
+        """The coefficients with the device and dtype of `other`: megabytes, so copied once."""
+        key = (other.device, other.dtype)
+        if key not in self._copies:
+            self._copies[key] = self.coefficients.to(other)
+        return self._copies[key]
 
 
 def _table(rows: FloatArray, spacing: float) -> CubicTable:

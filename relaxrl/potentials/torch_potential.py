@@ -16,6 +16,8 @@ from relaxrl.potentials.base import Evaluation, Potential
 from relaxrl.potentials.topology import EdgeCache, Topology, one_of_each_pair
 
 MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
+_LEAST_SQUARED_VOLUME = 1e-12
+"""Square of the length, area or volume of a cell (Å, Å², Å³), below which its vectors count as zero or parallel."""
 
 
 class TorchPotential(Potential):
@@ -163,6 +165,8 @@ class TorchPotential(Potential):
         bad[graph.graph_index[~torch.isfinite(graph.positions).all(dim=1)]] = True
         for index in torch.nonzero(bad).flatten().tolist():
             reasons.setdefault(index, "positions or cell are not finite")
+        for index in torch.nonzero(~bad & _degenerate(graph)).flatten().tolist():
+            reasons.setdefault(index, "the cell vectors of the periodic directions are zero or parallel")
         return reasons
 
     def _unknown_elements(self, graph: AtomGraph) -> dict[int, str]:
@@ -226,6 +230,14 @@ def missing_elements(name: str, numbers: Iterable[int], known: Iterable[int]) ->
     missing = ", ".join(chemical_symbols[number] for number in sorted(numbers))
     have = ", ".join(chemical_symbols[number] for number in sorted(known))
     return f"{name} has no parameters for {missing}; it knows {have}"
+
+
+def _degenerate(graph: AtomGraph) -> Tensor:
+    """Whether the cell vectors of the periodic directions span less than as many dimensions, (n_graphs,), bool."""
+    rows = graph.cell * graph.pbc[:, :, None]
+    gram = rows @ rows.mT + torch.diag_embed((~graph.pbc).to(rows.dtype))
+    degenerate: Tensor = torch.linalg.det(gram) < _LEAST_SQUARED_VOLUME
+    return degenerate
 
 
 def _plain(graph: AtomGraph) -> AtomGraph:

@@ -126,6 +126,20 @@ def test_positions_that_are_not_finite_fail_their_structure_only(graph: AtomGrap
     torch.testing.assert_close(got.energy[2], expected.energy[2])
 
 
+def test_cells_without_volume_fail_their_structure_only() -> None:
+    good = bulk("Cu", cubic=True)
+    slab, wire, flat, none = good.copy(), good.copy(), good.copy(), good.copy()
+    slab.set_cell([3.6, 3.6, 0.0])
+    slab.pbc = (True, True, False)
+    wire.set_cell([3.6, 0.0, 0.0])
+    wire.pbc = (True, False, False)
+    flat.set_cell([[3.6, 0, 0], [7.2, 0, 0], [0, 0, 3.6]])
+    none.set_cell([0.0, 0.0, 0.0])
+    got = EMT().evaluate(graph_from_atoms([good, slab, wire, flat, none]))
+    assert got.failed.tolist() == [False, False, False, True, True]
+    assert got.messages[4] == "the cell vectors of the periodic directions are zero or parallel"
+
+
 def test_overlapping_atoms_fail_their_structure_only(graph: AtomGraph) -> None:
     positions = graph.positions.clone()
     positions[1] = positions[0]
