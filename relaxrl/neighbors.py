@@ -1,11 +1,10 @@
-"""Edges of an `AtomGraph`: neighbour lists from vesin, kept over small moves by a Verlet skin."""
+"""Edges of an `AtomGraph`: neighbour lists from vesin."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 import vesin
-from torch import Tensor
 
 from relaxrl.graph import AtomGraph
 
@@ -49,42 +48,6 @@ def with_edges(graph: AtomGraph, cutoff: float, max_neighbors: int | None = None
     edge_index = torch.from_numpy(pairs[:, order]).to(device)
     edge_shift = torch.from_numpy(images[order]).to(device=device, dtype=graph.positions.dtype)
     return graph.replace(edge_index=edge_index, edge_shift=edge_shift)
-
-
-class SkinnedNeighbors:
-    """Edges that are made with a skin and reused until an atom has moved by half of it.
-
-    The edges returned hold all pairs within `cutoff` and some beyond it: whoever uses them must let contributions
-    vanish at the cutoff, as potentials and networks do.
-
-    Args:
-        cutoff: Å.
-        skin: Å; 0 makes new edges at every call.
-    """
-
-    def __init__(self, cutoff: float, skin: float = 0.5) -> None:
-        self.cutoff = cutoff
-        self.skin = skin
-        self._built: AtomGraph | None = None
-
-    def __call__(self, graph: AtomGraph) -> AtomGraph:
-        """The graph with edges; new ones only where atoms, cells or the batch have changed by too much."""
-        if self._built is None or not self._still_valid(self._built, graph):
-            self._built = with_edges(graph, self.cutoff + self.skin)
-            return self._built
-        return graph.replace(edge_index=self._built.edge_index, edge_shift=self._built.edge_shift)
-
-    def _still_valid(self, built: AtomGraph, graph: AtomGraph) -> bool:
-        if not (_equal(built.graph_index, graph.graph_index) and _equal(built.cell, graph.cell)):
-            return False
-        if not _equal(built.pbc, graph.pbc):
-            return False
-        moved = torch.linalg.vector_norm(graph.positions.detach() - built.positions.detach(), dim=-1)
-        return bool(torch.all(moved < 0.5 * self.skin))
-
-
-def _equal(a: Tensor, b: Tensor) -> bool:
-    return a.shape == b.shape and torch.equal(a, b)
 
 
 def _full_cell(cell: np.ndarray, periodic: np.ndarray) -> np.ndarray:

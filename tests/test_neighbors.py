@@ -6,7 +6,7 @@ from ase.build import bulk, fcc111, molecule
 from ase.neighborlist import neighbor_list
 
 from relaxrl.io import graph_from_atoms
-from relaxrl.neighbors import SkinnedNeighbors, with_edges
+from relaxrl.neighbors import with_edges
 
 CUTOFF = 4.3
 
@@ -50,28 +50,6 @@ def test_max_neighbors_keeps_the_nearest():
         lengths = every.edge_vectors()[every.edge_index[0] == atom].norm(dim=1).sort().values
         kept = some.edge_vectors()[some.edge_index[0] == atom].norm(dim=1).sort().values
         assert torch.equal(kept, lengths[:5])
-
-
-def test_skin_reuses_edges_for_small_moves_and_not_for_large_ones():
-    graph = graph_from_atoms(structures()[0])
-    neighbors = SkinnedNeighbors(CUTOFF, skin=0.4)
-    first = neighbors(graph)
-    near = neighbors(graph.replace(positions=graph.positions + 0.05))
-    assert near.edge_index is first.edge_index
-    moved = graph.positions.clone()
-    moved[0] += 0.3
-    far = neighbors(graph.replace(positions=moved))
-    assert far.edge_index is not first.edge_index
-
-
-def test_skinned_edges_hold_all_pairs_within_the_cutoff_after_a_move():
-    graph = graph_from_atoms(structures()[0])
-    neighbors = SkinnedNeighbors(CUTOFF, skin=0.6)
-    neighbors(graph)
-    moved = graph.replace(positions=graph.positions + 0.1 * torch.sin(17 * graph.positions))
-    kept = neighbors(moved).edge_vectors().norm(dim=1)
-    fresh = with_edges(moved, CUTOFF).edge_vectors().norm(dim=1)
-    torch.testing.assert_close(kept[kept < CUTOFF].sort().values, fresh.sort().values, atol=1e-12, rtol=0)
 
 
 def test_the_order_of_edges_does_not_depend_on_where_the_atoms_are():
