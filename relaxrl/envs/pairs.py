@@ -12,7 +12,8 @@ from relaxrl.neighbors import with_edges
 class KeptPairs:
     """Edges of each structure of a batch, kept until it has moved too far or another has taken its place.
 
-    Structure by structure, since hardly a step passes without the end of some episode. Which edges are kept depends on the past, but all within the radius are always among them.
+    Structure by structure, since hardly a step passes without the end of some episode. Which edges are kept depends on
+    the past, but all within the radius are always among them.
 
     Args:
         skin: Å; an atom may move by half of it before the edges of its structure are made anew.

@@ -15,7 +15,7 @@ from relaxrl.agents import (
 )
 from relaxrl.config import configclass
 from relaxrl.envs import EnvConfig
-from relaxrl.nn import CriticConfig, DirectActorConfig
+from relaxrl.nn import ActorConfig, CriticConfig, DirectActorConfig
 from relaxrl.training.diagnostics import DiagnosisConfig
 
 
@@ -161,8 +161,8 @@ class TrainConfig:
     `module:Class,key=value`."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment, its reward included."""
-    actor: DirectActorConfig = field(default_factory=DirectActorConfig)
-    """The policy."""
+    actor: ActorConfig = field(default_factory=DirectActorConfig)
+    """The policy; `kind: direct` or `kind: hessian`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Each of the twin critics."""
     td3: TD3Config = field(default_factory=TD3Config)
