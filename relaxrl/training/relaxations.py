@@ -15,12 +15,12 @@ from relaxrl.structures import Crystal
 
 
 def judge_as_optimizer(
-    agent: Agent, starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, bfgs: Sequence[int]
+    agent: Agent | None, starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, bfgs: Sequence[int]
 ) -> dict[str, float]:
     """Relax every start with the agent, and compare the force evaluations with those of BFGS.
 
     Args:
-        agent: To be judged.
+        agent: To be judged; None judges the quasi-Newton fallback alone.
         starts: Crystals of kind `start`.
         potential: Energies and forces.
         fmax: eV/Å, of convergence.
