@@ -15,7 +15,12 @@ from relaxrl.structures import Crystal
 
 
 def judge_as_optimizer(
-    agent: Agent | None, starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, bfgs: Sequence[int]
+    agent: Agent | None,
+    starts: Sequence[Crystal],
+    potential: Potential,
+    fmax: float,
+    max_steps: int,
+    bfgs: Sequence[int],
 ) -> dict[str, float]:
     """Relax every start with the agent, and compare the force evaluations with those of BFGS.
 
