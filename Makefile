@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
 .PHONY: demo test lint nightly wheel clean
 
@@ -12,9 +13,10 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## train an agent on the metals set and compare it with BFGS on crystals it has never seen
-	$(BIN)/relaxrl train configs/demo.yaml run.dir=runs/demo
-	$(BIN)/relaxrl evaluate --agent runs/demo --structures metals:test --calculator emt --out runs/demo/evaluation
+demo: $(STAMP) ## train an agent on the metals set; compare it and the shipped one with BFGS on crystals they have never seen
+	$(BIN)/relaxrl train configs/demo.yaml run.dir=$(DEMO)
+	$(BIN)/relaxrl evaluate --agent $(DEMO) metals --structures metals:test --calculator emt --workers 2 \
+		--methods BFGS,BFGSLineSearch,BFGS-alpha10,GoodOldQuasiNewton,FIRE,untrained --out $(DEMO)/evaluation
 
 test: $(STAMP) lint wheel ## all checks and the tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
