@@ -1,16 +1,47 @@
 """Pure loss functions: they know tensors, not networks."""
 
 from relaxrl.losses.cloning import CloningLoss, cloning_loss
+from relaxrl.losses.constraints_absolute import absolute_loss
+from relaxrl.losses.constraints_config import ConstraintLossConfig, ConstraintWeights, CurriculumConfig
+from relaxrl.losses.constraints_data import data_loss
+from relaxrl.losses.constraints_points import point_mean, point_weights
+from relaxrl.losses.constraints_relative import improvement_penalty, relative_loss
+from relaxrl.losses.constraints_total import ConstraintLoss, constraint_loss, point_constraint_loss, total_loss
+from relaxrl.losses.curriculum import (
+    CurriculumState,
+    curriculum_progress,
+    curriculum_state,
+    median_log10,
+    scheduled_weights,
+)
 from relaxrl.losses.deviation import deviation_penalty
 from relaxrl.losses.td3 import CriticLoss, critic_loss, lap_loss, q_objective, td3_target
 
 __all__ = [
     "CloningLoss",
+    "ConstraintLoss",
+    "ConstraintLossConfig",
+    "ConstraintWeights",
     "CriticLoss",
+    "CurriculumConfig",
+    "CurriculumState",
+    "absolute_loss",
     "cloning_loss",
+    "constraint_loss",
     "critic_loss",
+    "curriculum_progress",
+    "curriculum_state",
+    "data_loss",
     "deviation_penalty",
+    "improvement_penalty",
     "lap_loss",
+    "median_log10",
+    "point_constraint_loss",
+    "point_mean",
+    "point_weights",
     "q_objective",
+    "relative_loss",
+    "scheduled_weights",
     "td3_target",
+    "total_loss",
 ]
