@@ -21,8 +21,8 @@ from relaxrl.losses.constraints_points import blank, point_mean
 def improvement_penalty(pred: Tensor, true: Tensor, alpha: float, *, eps: float = 1e-12, clip: float = 3.0) -> Tensor:
     """softplus(r)² with r = log(pred + ε) - log(alpha true + ε) clipped to ±clip, point by point.
 
-    With clip = 3 it is 9.3 far above the aim, (ln 2)² = 0.48 at pred = alpha true and 0.0024 far below. Where r is clipped
-    there is no gradient, on both sides: far above the aim other terms must lead.
+    With clip = 3 it is 9.3 far above the aim, (ln 2)² = 0.48 at pred = alpha true and 0.0024 far below. Where r is
+    clipped there is no gradient, on both sides: far above the aim other terms must lead.
 
     Args:
         pred: Magnitudes on the prediction, not negative, of any shape.

@@ -157,7 +157,8 @@ def point_constraint_loss(
 ) -> Tensor:
     """λ_phy (λ_rel (s_h² + w_m s_m²) + λ_abs (H² + w_m |M|²)): what each point adds to the constraint terms.
 
-    Before any mean; for looking at: where the violation is, and where its gradient points. Arguments as in `constraint_loss`.
+    Before any mean; for looking at where the violation is and where its gradient points. Arguments as in
+    `constraint_loss`.
 
     Returns:
         Of the shape of H; 0 at points that don't count.

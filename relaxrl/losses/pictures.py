@@ -16,7 +16,7 @@ from torch import Tensor
 
 from relaxrl.losses.constraints_relative import improvement_penalty
 from relaxrl.losses.curriculum import CurriculumState
-from relaxrl.typing import BoolArray, FloatArray
+from relaxrl.typing import FloatArray
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -29,7 +29,7 @@ def plot_data_term(output_pred: Tensor | ArrayLike, output_true: Tensor | ArrayL
         output_pred: (n_points, C).
         output_true: Of the same shape.
     """
-    pred, true = _array(output_pred), _array(output_true)
+    pred, true = _array("output_pred", output_pred), _array("output_true", output_true)
     _check_same_shape(output_pred=pred, output_true=true)
     deviation = np.linalg.norm((pred - true).reshape(len(pred), -1), axis=1)
     figure = _figure()
@@ -84,8 +84,12 @@ def plot_violations(
     figure = _figure(width=9.0)
     panels = figure.subplots(1, 2)
     pairs = (
-        ("|H|", np.abs(_array(scalar_pred)), np.abs(_array(scalar_true))),
-        ("|M|", np.linalg.norm(_array(vector_pred), axis=-1), np.linalg.norm(_array(vector_true), axis=-1)),
+        ("|H|", np.abs(_array("scalar_pred", scalar_pred)), np.abs(_array("scalar_true", scalar_true))),
+        (
+            "|M|",
+            np.linalg.norm(_array("vector_pred", vector_pred), axis=-1),
+            np.linalg.norm(_array("vector_true", vector_true), axis=-1),
+        ),
     )
     for axes, (name, pred, true) in zip(panels, pairs, strict=True):
         logs = {"pred": np.log10(pred[pred > 0]), "true": np.log10(true[true > 0])}
@@ -113,7 +117,7 @@ def plot_point_loss(
             scaled to the longest.
         n_arrows: Draw arrows at the points of largest gradient only.
     """
-    where, loss, slope = _array(positions), _array(point_loss), _array(gradient)
+    where, loss, slope = _array("positions", positions), _array("point_loss", point_loss), _array("gradient", gradient)
     if where.ndim != 2 or where.shape[1] != 3 or len(where) == 0:
         raise ValueError(f"`positions` must have shape (n_points, 3) with points, got {where.shape}")
     if loss.shape != where.shape[:1]:
@@ -121,7 +125,10 @@ def plot_point_loss(
     _check_same_shape(positions=where, gradient=slope)
     figure = _figure(width=7.5, height=6.0)
     axes = figure.add_subplot(projection="3d")
-    floor = np.finfo(float).tiny
+    if (loss < 0).any():
+        raise ValueError(f"`point_loss` must not be negative, got {loss.min()}")
+    # Exact zeros take the colour of the smallest loss that a logarithm exists of.
+    floor = loss[loss > 0].min(initial=1.0)
     dots = axes.scatter(*where.T, c=np.log10(np.maximum(loss, floor)), s=12, cmap="viridis")
     lengths = np.linalg.norm(slope, axis=1)
     chosen = np.argsort(lengths)[::-1][:n_arrows]
@@ -179,13 +186,13 @@ def _figure(width: float = 6.0, height: float = 4.0) -> Figure:
     return Figure(figsize=(width, height), layout="constrained")
 
 
-def _array(values: Tensor | ArrayLike) -> FloatArray:
+def _array(name: str, values: Tensor | ArrayLike) -> FloatArray:
     if isinstance(values, Tensor):
         values = values.detach().cpu().numpy()
     array: FloatArray = np.asarray(values, dtype=np.float64)
-    finite: BoolArray = np.isfinite(array)
-    if not finite.all():
-        raise ValueError(f"a picture needs finite values, got {int((~finite).sum())} NaN or infinite ones")
+    n_wrong = int((~np.isfinite(array)).sum())
+    if n_wrong:
+        raise ValueError(f"`{name}` must be finite to be drawn, got {n_wrong} NaN or infinite values")
     return array
 
 
