@@ -18,11 +18,12 @@ from relaxrl.graph import AtomGraph
 from relaxrl.typing import BoolArray, FloatArray, StateDict
 
 SAME_POSITION = 1e-7
-"""Å; below this largest change of a coordinate two structures are the same and tell nothing about curvature (ASE's value)."""
+"""Å; below this largest change of a coordinate two structures are the same and tell nothing about curvature (ASE's
+value)."""
 
 NO_CURVATURE = 1e-12
-"""Smallest |Δx·Δg| / (|Δx| |Δg|) of a pair that tells about curvature: a rigid shift changes no force, and ASE's formula would
-divide zero by zero. No step of BFGS itself comes near it."""
+"""Smallest |Δx·Δg| / (|Δx| |Δg|) of a pair that tells about curvature: a rigid shift changes no force, and ASE's formula
+would divide zero by zero. No step of BFGS itself comes near it."""
 SMALLEST_EIGENVALUE = 1e-10
 """eV/Å²; guards the division where a mode is exactly flat."""
 

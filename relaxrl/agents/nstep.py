@@ -15,9 +15,9 @@ from relaxrl.typing import StateDict
 class NStepAssembler:
     """Joins up to n consecutive steps of each slot into one transition.
 
-    The reward becomes Σ γ^k r_k, the next graph that after the last step, `steps` the number of steps. Transitions at
-    an episode's end are shorter: after a termination they don't bootstrap, after a truncation they do. Returns over
-    several steps of another policy are biased; n must stay small (2 to 5).
+    The reward becomes the sum of gamma^k r_k, the next graph that after the last step, `steps` the number of steps.
+    Transitions at an episode's end are shorter: after a termination they don't bootstrap, after a truncation they do.
+    Returns over several steps of another policy are biased; n must stay small (2 to 5).
 
     Args:
         n: Steps to join; 1 passes everything through.

@@ -19,8 +19,8 @@ def default_capacity(n_atoms: float) -> int:
     """How many transitions to keep for structures of this size: 500 per atom, between 1,000 and 50,000.
 
     Transitions of a policy that has moved on give wrong Bellman targets, so a buffer must not outlive its policy.
-    Structures of 4 atoms get 2,000 (they need 1,000 to 5,000, not the customary 100,000+); larger ones have more degrees
-    of freedom to cover and longer episodes, so a buffer of the same number of episodes is larger.
+    Structures of 4 atoms get 2,000 (they need 1,000 to 5,000, not the customary 100,000+); larger ones have more
+    degrees of freedom to cover and longer episodes, so a buffer of the same number of episodes is larger.
 
     Args:
         n_atoms: Atoms of a typical structure of the training set, for example the mean.

@@ -3,13 +3,14 @@
 Where it deviates from the paper:
 
 1. A state is a batch of structures, an action one displacement per atom; the critic's value is one per structure.
-2. Target policy smoothing is relative and equivariant: each atom's displacement gets an isotropic random vector in units
-   of its own length, clipped by length instead of by component, and the sum is limited to `max_step` by length.
+2. Target policy smoothing is relative and equivariant: each atom's displacement gets an isotropic random vector in
+   units of its own length, clipped by length instead of by component, and the sum is limited to `max_step` by length.
 3. Truncated episodes bootstrap; only success terminates.
 4. The actor's loss has two more terms: `L_pi = q_weight * (-Q) + deviation_weight * |A_pred - A_actual|²
    + bc_weight(t) * |π(s) - a_expert|²`, the last one on expert samples only.
 5. Q in the actor's loss is divided by the batch's mean |Q| (TD3+BC, arXiv:2106.06860), optional.
-6. The critic's loss is Huber's by default, with importance weights from a prioritised replay (the actor's loss has none).
+6. The critic's loss is Huber's by default, with importance weights from a prioritised replay (the actor's loss has
+   none).
 7. Gradients are clipped by norm; targets optionally to a range.
 8. Batches join the agent's and the expert's transitions.
 9. Returns over several steps (`Transition.steps`) discount the bootstrap value accordingly.

@@ -117,7 +117,8 @@ def test_agents_by_name_folder_and_run(shipped, tmp_path):
     assert find_agent(str(run / "best" / "model.json")) == run / "best"
 
 
-def test_unknown_names_and_empty_folders_say_what_was_expected(shipped, tmp_path):
+@pytest.mark.usefixtures("shipped")
+def test_unknown_names_and_empty_folders_say_what_was_expected(tmp_path):
     with pytest.raises(CheckpointError, match=r"did you mean 'metals'\?"):
         load_agent("metal")
     with pytest.raises(CheckpointError, match="metals, universal"):

@@ -45,7 +45,7 @@ def test_bfgs_expert_is_ases_bfgs_step_by_step(alpha):
         for atoms, step in zip(mine, np.split(steps, [len(mine[0])]), strict=True):
             longest = max(longest, np.linalg.norm(step, axis=1).max())
             atoms.positions += step
-        for atoms, optimizer in zip(theirs, optimizers, strict=True):
+        for optimizer in optimizers:
             optimizer.step()
         for left, right in zip(mine, theirs, strict=True):
             np.testing.assert_allclose(left.positions, right.positions, atol=ROUND_OFF)
@@ -107,7 +107,7 @@ def test_teleport_takes_the_nearest_image_and_no_rigid_shift():
     minimum = atoms.positions.copy()
     shift = np.array([[0.1, 0, 0], [-0.1, 0, 0], [0, 0.2, 0], [0, -0.2, 0]])
     displaced = atoms.copy()
-    displaced.positions += shift + [0.3, 0.0, 0.1]
+    displaced.positions += shift + np.array([0.3, 0.0, 0.1])
     displaced.positions[1] += displaced.cell.array[0] - displaced.cell.array[2]  # another image of the same atom
     expert = TeleportExpert()
     expert.reset([5], [minimum])

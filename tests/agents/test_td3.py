@@ -48,7 +48,7 @@ def values(weights: list[float], force: torch.Tensor, action: torch.Tensor) -> t
 
 
 def expected_target(transition: Transition, gamma: float, gain: float) -> torch.Tensor:
-    """r + γ (1 - terminated) min(q1', q2') of each structure, one by one."""
+    """r + gamma (1 - terminated) min(q1', q2') of each structure, one by one."""
     graph, targets = transition.next_graph, []
     for k in range(len(transition)):
         force = graph.forces[graph.graph_index == k]
@@ -154,7 +154,7 @@ def test_actor_climbs_the_first_critic_alone(make_transition, make_td3, generato
     assert all(parameter.grad is not None for parameter in td3.critic.parameters())
 
 
-def test_the_actors_loss_leaves_no_gradient_in_the_critic(make_transition, make_td3, generator):
+def test_the_actors_loss_leaves_no_gradient_in_the_critic(make_transition, make_td3):
     td3 = make_td3()
     batch, _, is_expert = td3._joined(sample_of(make_transition([3])), None)
     td3._update_actor(batch, is_expert, t=0, cloning_only=False)
