@@ -28,8 +28,8 @@ class Agent:
     Args:
         actor: Made from a configuration, which it keeps as `config`.
         max_step: Å; no atom is asked to move farther.
-        metadata: What is known of its origin, as JSON can hold it. `feature_names`, a list, names the environment features
-            that the graph must carry; `description`, one line, is shown in listings.
+        metadata: What is known of its origin, as JSON can hold it. `feature_names`, a list, names the environment
+            features that the graph must carry; `description`, one line, is shown in listings.
     """
 
     def __init__(self, actor: Actor, max_step: float = 0.5, metadata: Mapping[str, Any] | None = None) -> None:

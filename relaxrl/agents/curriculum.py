@@ -119,6 +119,6 @@ class SizeCurriculum:
         self._skip_idle_stages(before)
 
     def _skip_idle_stages(self, before: int) -> None:
-        """Pass over stages that unlock no more than the last one's `before` structures, and over all once none is locked."""
+        """Pass over stages that unlock no more than the `before` structures of the last one, or come after all are."""
         while self.stage < self.last_stage and int(self.unlocked().sum()) in (before, len(self.sizes)):
             self.stage += 1

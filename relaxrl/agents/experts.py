@@ -22,8 +22,8 @@ SAME_POSITION = 1e-7
 value)."""
 
 NO_CURVATURE = 1e-12
-"""Smallest |Δx·Δg| / (|Δx| |Δg|) of a pair that tells about curvature: a rigid shift changes no force, and ASE's formula
-would divide zero by zero. No step of BFGS itself comes near it."""
+"""Smallest |Δx·Δg| / (|Δx| |Δg|) of a pair that tells about curvature: a rigid shift changes no force, and ASE's
+formula would divide zero by zero. No step of BFGS itself comes near it."""
 SMALLEST_EIGENVALUE = 1e-10
 """eV/Å²; guards the division where a mode is exactly flat."""
 
