@@ -11,12 +11,17 @@ from pathlib import Path
 from typing import Any, TypeVar, cast, dataclass_transform
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from relaxrl.errors import ConfigError
 
 T = TypeVar("T")
+
+_MISSING = ("missing", "missing_keyword_only_argument", "missing_argument", "union_tag_not_found")
+"""Pydantic's names for a key that must be given; the last one for the key that tells the members of a union apart."""
+
+_MAPPING = "a mapping of keys to values"
 
 _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 """Pydantic's names for a key that a class doesn't have."""
@@ -37,6 +42,19 @@ def configclass(cls: type[T]) -> type[T]:
         relaxrl.errors.ConfigError: mapping: unknown key `stepz`; did you mean `steps`?
     """
     return cast("type[T]", dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))(cls))
+
+
+def with_defaults(**defaults: Any) -> BeforeValidator:
+    """For `Annotated`: what keys of a nested configuration are where this field has other defaults than its class.
+
+    Without it, a file that sets one of the keys would lose the field's defaults of all others.
+
+    Example:
+        ::
+
+            run: Annotated[Run, with_defaults(updates=4000)] = field(default_factory=lambda: Run(updates=4000))
+    """
+    return BeforeValidator(lambda value: defaults | dict(value) if isinstance(value, Mapping) else value)
 
 
 def load_config(cls: type[T], path: str | Path, overrides: Sequence[str] = ()) -> T:
@@ -79,10 +97,13 @@ def from_dict(cls: type[T], values: Mapping[str, Any], overrides: Sequence[str] 
     try:
         return TypeAdapter(cls).validate_python(raw)
     except ValidationError as error:
-        items = [(_field_path(cls, item["loc"]), item) for item in error.errors(include_url=False)]
-        # A union reports the keys of its right member as unknown to the wrong ones.
-        real = [(where, item) for where, item in items if item["type"] not in _UNKNOWN or not _is_known(cls, where)]
-        messages = [f"{_place(where, places, source)}: {_sentence(cls, where, item)}" for where, item in real or items]
+        items = [(*_locate(cls, item), item) for item in error.errors(include_url=False)]
+        # A union without a key that tells its members apart reports those of the right one as unknown to the others.
+        real = [found for found in items if found[2]["type"] not in _UNKNOWN or found[0][-1] not in found[1]]
+        messages = [
+            f"{_place(where, places, source)}: {_sentence(cls, where, known, item)}"
+            for where, known, item in real or items
+        ]
         raise ConfigError("\n".join(dict.fromkeys(messages))) from error
 
 
@@ -161,19 +182,36 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _field_path(cls: type, location: tuple[int | str, ...]) -> tuple[str, ...]:
-    """The user's keys in pydantic's location, which also names the members of unions."""
+def _locate(cls: type, item: Any) -> tuple[tuple[str, ...], list[str]]:
+    """The user's keys in pydantic's location, which also names members of unions; and those known beside the last."""
     path: list[str] = []
-    for part in location:
+    known: list[str] = []
+    kind: str | None = None  # of the member that the user chose, in a union with a key for that
+    for part in item["loc"]:
         if isinstance(part, int):
             path.append(str(part))
             continue
-        owners = list(_classes(_type_at(cls, path)))
-        members = {owner.__name__ for owner in owners}
-        known = {field.name for owner in owners for field in dataclasses.fields(owner)}
-        if part in known or (part not in members and not _is_tag(part)):
+        owners = [owner for owner in _classes(_type_at(cls, path)) if kind is None or kind in _kinds(owner)]
+        known = [field.name for owner in owners for field in dataclasses.fields(owner)]
+        if part in known:
             path.append(part)
-    return tuple(path)
+        elif kind is None and len(owners) > 1 and any(part in _kinds(owner) for owner in owners):
+            kind = part
+            continue
+        elif part not in {owner.__name__ for owner in owners} and not _is_tag(part):
+            path.append(part)
+        else:
+            continue
+        kind = None
+    if item["type"].startswith("union_tag"):
+        path.append(item["ctx"]["discriminator"].strip("'"))
+    return tuple(path), known
+
+
+def _kinds(owner: type) -> set[str]:
+    """What keys such as `kind: Literal["direct"]` must hold in this class: they tell the members of a union apart."""
+    hints = [hint for hint in typing.get_type_hints(owner).values() if typing.get_origin(hint) is typing.Literal]
+    return {str(typing.get_args(hint)[0]) for hint in hints if len(typing.get_args(hint)) == 1}
 
 
 def _is_tag(part: str) -> bool:
@@ -215,31 +253,28 @@ def _place(where: tuple[str, ...], overrides: Mapping[str, str], source: str) ->
     return source
 
 
-def _known_keys(cls: type, path: tuple[str, ...]) -> list[str]:
-    return [field.name for owner in _classes(_type_at(cls, path)) for field in dataclasses.fields(owner)]
-
-
-def _is_known(cls: type, where: tuple[str, ...]) -> bool:
-    return where[-1] in _known_keys(cls, where[:-1])
-
-
-def _sentence(cls: type, where: tuple[str, ...], item: Any) -> str:
+def _sentence(cls: type, where: tuple[str, ...], known: Sequence[str], item: Any) -> str:
     """One error of pydantic's in the words of this package."""
     key, kind, got = ".".join(where), item["type"], item.get("input")
     if kind in _UNKNOWN:
-        return f"unknown key `{key}`; {_suggestion(where, _known_keys(cls, where[:-1]))}"
-    if kind in ("missing", "missing_keyword_only_argument", "missing_argument"):
+        return f"unknown key `{key}`; {_suggestion(where, known)}"
+    if kind in _MISSING:
         return f"key `{key}` is missing; give it a value"
     if kind in ("value_error", "assertion_error"):
         reason = str(item["ctx"]["error"])
         return f"in `{key}`: {reason}" if key else reason
     expected = item["msg"].removeprefix("Input should be ").partition(", unable to parse")[0]
-    if kind == "literal_error":
+    if kind in ("literal_error", "union_tag_invalid"):
         choices = [str(choice) for choice in typing.get_args(_type_at(cls, where))]
+        if kind == "union_tag_invalid":
+            expected, got = f"one of {item['ctx']['expected_tags']}", item["ctx"]["tag"]
+            choices = expected.split("'")[1::2]
         near = difflib.get_close_matches(str(got), choices, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else ""
         return f"`{key}` must be {expected}, got {_describe(got)}{hint}"
-    expected = {"dataclass_type": "a mapping of keys to values", "tuple_type": "a list"}.get(kind, expected)
+    expected = {"dataclass_type": _MAPPING, "model_attributes_type": _MAPPING, "tuple_type": "a list"}.get(
+        kind, expected
+    )
     name = f"`{key}`" if key else "the configuration"
     return f"{name} must be {expected}, got {_describe(got)}"
 

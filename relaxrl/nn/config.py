@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Any, Literal
 
-from relaxrl.config import configclass
+from pydantic import Field
+
+from relaxrl.config import configclass, with_defaults
 
 USUAL_CUTOFF = (5.0, 7.0)
 """Å; first to third shell of most crystals. Other values are allowed, but meant to be chosen with a reason."""
@@ -90,6 +92,9 @@ class DirectActorConfig:
             raise ValueError(f"`head_channels` must be at least 1, got {self.head_channels}")
 
 
+_CURVATURE_TRUNK: dict[str, Any] = {"layers": 2, "forces": False, "history": False}
+
+
 @configclass
 class HessianActorConfig:
     """The actor that emits a Hessian and solves for the displacements.
@@ -109,7 +114,9 @@ class HessianActorConfig:
     """
 
     kind: Literal["hessian"] = "hessian"
-    trunk: TrunkConfig = field(default_factory=lambda: TrunkConfig(layers=2, forces=False, history=False))
+    trunk: Annotated[TrunkConfig, with_defaults(**_CURVATURE_TRUNK)] = field(
+        default_factory=lambda: TrunkConfig(**_CURVATURE_TRUNK)
+    )
     env_input_dim: int = 0
     max_step: float = 0.5
     stiffness: float = 6.0
@@ -131,7 +138,8 @@ class HessianActorConfig:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
 
 
-ActorConfig = DirectActorConfig | HessianActorConfig
+ActorConfig = Annotated[DirectActorConfig | HessianActorConfig, Field(discriminator="kind")]
+"""Either actor; a configuration file tells them apart by `kind`, which it must give."""
 
 
 @configclass

@@ -76,7 +76,7 @@ def _stiff_translations(hessian: Tensor, present: Tensor) -> Tensor:
     """What makes rigid translations, and atoms that are padding, as stiff as the average mode."""
     mask = present.to(hessian)
     # The norm of a matrix rotates with the crystal, its diagonal would not.
-    scale = (torch.linalg.matrix_norm(hessian) / (3 * mask.sum(1)).sqrt()).clamp(min=1.0)
+    scale: Tensor = (torch.linalg.matrix_norm(hessian) / (3 * mask.sum(1)).sqrt()).clamp(min=1.0)
     together = mask.unsqueeze(2) * mask.unsqueeze(1) / mask.sum(1)[:, None, None]
     blocks = scale[:, None, None] * (together + torch.diag_embed(1.0 - mask))
     n = mask.shape[1]

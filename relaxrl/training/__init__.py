@@ -1,6 +1,7 @@
 """The loops that train agents, and what they log, plot and diagnose."""
 
-from relaxrl.training.cloning import Cloner, CloningConfig
+from relaxrl.training.cloning import Cloner
+from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.config import (
     EvaluationConfig,
     ReplayConfig,

@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relaxrl.agents import Agent, limit_radially
-from relaxrl.config import configclass
 from relaxrl.graph import AtomGraph, scatter_mean
 from relaxrl.io import graph_from_atoms
 from relaxrl.losses import cloning_loss
 from relaxrl.metrics import MetricSink
-from relaxrl.nn import ActorConfig, HessianActorConfig, build_actor
+from relaxrl.nn import build_actor
 from relaxrl.potentials import parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import perturb
-from relaxrl.training.config import EvaluationConfig, RunConfig
-from relaxrl.training.crystals import load_crystals
+from relaxrl.training.cloning_config import CloningConfig
+from relaxrl.training.crystals import load_crystals, require_minima
 from relaxrl.training.development import bfgs_evaluations, development_starts
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.interrupt import Interrupt
@@ -37,57 +35,6 @@ from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.relaxations import judge_as_optimizer
 from relaxrl.training.result import TrainResult
 from relaxrl.typing import StateDict
-
-
-@configclass
-class CloningConfig:
-    """A run of cloning."""
-
-    method: Literal["cloning"] = "cloning"
-    """Tells it apart from reinforcement learning (`td3`)."""
-    structures: tuple[str, ...] | str
-    """Training crystals, relaxed: files, folders, or shipped sets such as `metals:train`."""
-    calculator: str = "emt"
-    """Potential by name or import path, with arguments."""
-    actor: ActorConfig = field(default_factory=HessianActorConfig)
-    """The policy; `kind: hessian` or `kind: direct`."""
-    rattle: tuple[float, float] = (0.003, 0.3)
-    """Å; lowest and highest standard deviation of the displacement from the minimum, drawn log-uniformly per crystal:
-    the first step of a relaxation and the last one count the same."""
-    batch_size: int = 24
-    """Crystals per update."""
-    unroll: int = 2
-    """Steps of the actor per crystal and update. The second begins where the first has led: at mistakes."""
-    unroll_from: float = 0.3
-    """Share of the run after which more than one step is taken; before that they would lead nowhere."""
-    learning_rate: float = 2e-3
-    """Highest rate of Adam, reached after `warm_up` updates; falls along a cosine to a hundredth."""
-    warm_up: int = 50
-    """Updates over which the rate rises."""
-    grad_clip: float = 5.0
-    """Largest norm of the gradient; the logarithmic loss has steep walls."""
-    fmax: float = 0.01
-    """eV/Å, at which relaxations of the development set count as converged."""
-    evaluation: EvaluationConfig = field(default_factory=lambda: EvaluationConfig(every=24_000, count=None))
-    """Judging progress; `every` counts displaced crystals."""
-    run: RunConfig = field(default_factory=lambda: RunConfig(updates=4000))
-    """Folder, seed, length; `updates` decides how the rate falls."""
-
-    def __post_init__(self) -> None:
-        """Check ranges."""
-        low, high = self.rattle
-        if not 0 < low <= high:
-            raise ValueError(f"`rattle` must be two positive lengths in Å, the lower one first, got {self.rattle}")
-        for name in ("batch_size", "unroll", "warm_up"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "grad_clip", "fmax"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
-        if not 0 <= self.unroll_from <= 1:
-            raise ValueError(f"`unroll_from` must be between 0 and 1, got {self.unroll_from}")
-        if self.run.updates is None:
-            raise ValueError("`run.updates` must be given: the learning rate falls towards the last one")
 
 
 class Cloner:
@@ -109,8 +56,9 @@ class Cloner:
         self.generators = Generators(config.run.seed)
         self.potential = parse_calculator(config.calculator).potential()
         train, development = load_crystals(
-            config.structures, "minimum", config.calculator, config.evaluation, self.generators.numpy("split")
+            config.structures, config.kind, config.calculator, config.evaluation, self.generators.numpy("split")
         )
+        require_minima(train, "method: `cloning`", "use `method=td3` with `expert.name=bfgs`")
         self.minima = [crystal.atoms for crystal in train]
         self.starts = development_starts(
             development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
@@ -139,7 +87,7 @@ class Cloner:
         with self.folder.sinks() as sinks, self.progress, Interrupt() as interrupt:
             sinks.truncate(self.t_total)
             self._started = time.monotonic()
-            if self.updates == 0:
+            if not self.last_metrics:
                 self._evaluate(sinks)
             while self._fraction() < 1.0 and not interrupt.requested:
                 self.meters.add(self.update())

@@ -154,8 +154,8 @@ class TrainConfig:
     structures: tuple[str, ...] | str
     """Training crystals: files, folders, or shipped sets such as `metals:train`."""
     kind: Literal["minimum", "start"] | None = None
-    """`minimum`: relaxed crystals, displaced at each reset. `start`: taken as they are. None goes by what the files
-    say, `start` if they say nothing."""
+    """`minimum`: relaxed crystals, displaced at each reset, and so are those of the development set. `start`: taken
+    as they are. None goes by what the files say, `start` if they say nothing."""
     calculator: str = "emt"
     """Potential by name (`emt`, `lj`, `eam:FILE`) or import path (`module:Class`), with arguments:
     `module:Class,key=value`."""

@@ -26,7 +26,8 @@ def load_crystals(
 
     Args:
         structures: Files, folders or shipped sets to train on.
-        kind: What they are; None goes by what the files say.
+        kind: What they are; None goes by what the files say. `minimum` holds for the development set as well: minima
+            taken for starts would be judged without having been displaced, and there is nothing to relax.
         calculator: Has to know their elements.
         evaluation: Names the development set, or the share to split off.
         generator: Splits where no development set is named.
@@ -41,7 +42,7 @@ def load_crystals(
     if named is None and structures in (_TRAIN, (_TRAIN,)):
         named = _DEVELOPMENT
     if named is not None:
-        train, development = crystals, read_structures(named)
+        train, development = crystals, read_structures(named, kind="minimum" if kind == "minimum" else None)
     else:
         fraction = evaluation.fraction
         parts = split_by_parent(crystals, {"train": 1 - fraction, "development": fraction}, generator)
@@ -59,10 +60,22 @@ def load_crystals(
 
 def check_expert(config: ExpertConfig, crystals: Sequence[Crystal]) -> None:
     """`ConfigError` if the expert needs minima that are not known."""
+    if config.name == "teleport":
+        require_minima(crystals, "expert.name: `teleport`", "use `expert.name=bfgs`")
+
+
+def require_minima(crystals: Sequence[Crystal], who: str, instead: str) -> None:
+    """`ConfigError` if a crystal is not known to be a minimum.
+
+    Args:
+        crystals: The training set.
+        who: Needs minima.
+        instead: What to do where they are not known.
+    """
     unknown = [crystal.id for crystal in crystals if crystal.kind != "minimum"]
-    if config.name == "teleport" and unknown:
+    if unknown:
         raise ConfigError(
-            f"expert.name: `teleport` needs the minimum of each crystal, but {unknown[0]} "
+            f"{who} needs the minimum of each crystal, but {unknown[0]} "
             f"{f'and {len(unknown) - 1} others are' if len(unknown) > 1 else 'is'} of kind `start`; "
-            "set `kind=minimum` if the files hold relaxed crystals, or use `expert.name=bfgs`"
+            f"set `kind=minimum` if the files hold relaxed crystals, or {instead}"
         )

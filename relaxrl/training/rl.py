@@ -89,6 +89,7 @@ class Trainer:
         self.episodes = 0
         self.best_score = float("inf")
         self.last_metrics: dict[str, float] = {}
+        self._agent_acts = False  # not yet while the expert warms up
         self._owed_updates = 0.0
         self._seconds = 0.0  # before a resume
         self._started = time.monotonic()
@@ -99,9 +100,10 @@ class Trainer:
         with self.folder.sinks() as sinks, self.progress, Interrupt() as interrupt:
             sinks.truncate(self.t_total)
             self._started = time.monotonic()
-            if self.t_total == 0:
+            if not self.history:
                 self._warm_up(interrupt)
-                self._evaluate(sinks)
+                if not interrupt.requested:
+                    self._evaluate(sinks)
             while not self._finished() and not interrupt.requested:
                 self._collect()
                 self._learn()
@@ -110,7 +112,7 @@ class Trainer:
                 elif self._passed(self.config.run.log_every):
                     self._log(sinks, {})
                 self.progress.update(self._fraction(), self.t_total)
-            if not interrupt.requested and not self._passed(self.config.evaluation.every):
+            if not interrupt.requested and self.history[-1].t_total != self.t_total:
                 self._evaluate(sinks)
             self._checkpoint()
         best = float(np.exp(self.best_score))
@@ -132,6 +134,7 @@ class Trainer:
         self.t_total, self.episodes = state["t_total"], state["episodes"]
         self.best_score, self.last_metrics = state["best_score"], state["last_metrics"]
         self._owed_updates, self._seconds = state["owed_updates"], state["seconds"]
+        self._agent_acts = state["agent_acts"]
 
     def state_dict(self) -> StateDict:
         """All that `resume` needs to go on bit for bit."""
@@ -149,6 +152,7 @@ class Trainer:
             "best_score": self.best_score,
             "last_metrics": self.last_metrics,
             "owed_updates": self._owed_updates,
+            "agent_acts": self._agent_acts,
             "seconds": self.seconds,
         }
 
@@ -161,16 +165,19 @@ class Trainer:
         """Fill the expert's buffer, imitate, and let the untrained agent act, as far as configured."""
         config = self.config.warm_up
         self.progress.update(0.0, 0, "the expert fills its buffer")
-        if config.expert_steps:
+        if config.expert_steps and self.t_total == 0:
             self.rollout.begin(self.t_total, expert_only=True)
-            while self.t_total < config.expert_steps and not interrupt.requested:
-                self._collect(expert_only=True)
-        for done in range(config.cloning_updates if len(self.replay.expert) else 0):
-            if interrupt.requested:
-                return
+        while self.t_total < config.expert_steps and not interrupt.requested:
+            self._collect(expert_only=True)
+        updates = config.cloning_updates if len(self.replay.expert) else 0
+        while self.learner.updates < updates and not interrupt.requested:
             self._update(cloning_only=True)
-            self.progress.update(self._fraction(), self.t_total, f"imitation {done + 1}/{config.cloning_updates}")
-        self.rollout.begin(self.t_total)
+            self.progress.update(self._fraction(), self.t_total, f"imitation {self.learner.updates}/{updates}")
+        if interrupt.requested:
+            return
+        if not self._agent_acts:
+            self.rollout.begin(self.t_total)
+            self._agent_acts = True
         while self.t_total < config.expert_steps + config.agent_steps and not interrupt.requested:
             self._collect()
         self._owed_updates = 0.0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,8 @@ import torch
 
 from relaxrl.config import dump_config, from_dict, read_mapping, to_dict
 from relaxrl.errors import ConfigError
-from relaxrl.training.cloning import Cloner, CloningConfig
+from relaxrl.training.cloning import Cloner
+from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.config import TrainConfig
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.progress import TrainingProgress
@@ -42,8 +44,15 @@ def load_run_config(
         source = str(config)
         config = read_mapping(config)
     method = config.get("method", "td3")
-    if method not in _METHODS:
-        raise ConfigError(f"{source}: method: expected one of {', '.join(_METHODS)}, got {method!r}")
+    place = source
+    for override in overrides:
+        key, _, value = override.partition("=")
+        if key.strip() == "method":
+            method, place = value.strip(), f"override `{override}`"
+    if not isinstance(method, str) or method not in _METHODS:
+        near = difflib.get_close_matches(str(method), _METHODS, n=1)
+        hint = f"; did you mean `{near[0]}`?" if near else ""
+        raise ConfigError(f"{place}: `method` must be one of {', '.join(_METHODS)}, got {method!r}{hint}")
     return from_dict(_METHODS[method], config, overrides, source)
 
 

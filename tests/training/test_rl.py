@@ -142,6 +142,30 @@ def test_ctrl_c_ends_in_order_and_leaves_a_checkpoint(crystals: str, tmp_path: P
     assert different == {}
 
 
+@pytest.mark.parametrize("at", [4, 12])  # the expert acts; the untrained agent does
+def test_ctrl_c_while_warming_up_loses_nothing(crystals: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: int):
+    settings = [configuration(crystals, tmp_path / name, steps=32) for name in ("straight", "run")]
+    for setting in settings:
+        setting["warm_up"]["agent_steps"] = 8
+    collect = Trainer._collect
+
+    def interrupted(self: Trainer, expert_only: bool = False) -> None:
+        collect(self, expert_only)
+        if self.t_total == at:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    train(settings[0], verbose=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_collect", interrupted)
+        assert train(settings[1], verbose=False).t_total == at
+    resume(tmp_path / "run", verbose=False)
+    resume(tmp_path / "run", verbose=False)  # a finished run: adds nothing
+    expected, got = columns(tmp_path / "straight"), columns(tmp_path / "run")
+    assert list(expected) == list(got)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values, err_msg=name)
+
+
 def test_only_the_length_of_a_resumed_run_may_change(tmp_path: Path):
     with pytest.raises(ConfigError, match="a resumed run keeps its configuration"):
         resume(tmp_path, ("td3.gamma=0.5",))
