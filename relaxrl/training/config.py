@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
 from relaxrl.agents import (
     CurriculumConfig,
@@ -13,7 +13,7 @@ from relaxrl.agents import (
     Schedule,
     TD3Config,
 )
-from relaxrl.config import configclass
+from relaxrl.config import configclass, with_defaults
 from relaxrl.envs import EnvConfig
 from relaxrl.nn import ActorConfig, CriticConfig, DirectActorConfig
 from relaxrl.training.diagnostics import DiagnosisConfig
@@ -161,7 +161,7 @@ class TrainConfig:
     `module:Class,key=value`."""
     env: EnvConfig = field(default_factory=EnvConfig)
     """The environment, its reward included."""
-    actor: ActorConfig = field(default_factory=DirectActorConfig)
+    actor: Annotated[ActorConfig, with_defaults(kind="direct")] = field(default_factory=DirectActorConfig)
     """The policy; `kind: direct` or `kind: hessian`."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Each of the twin critics."""

@@ -211,5 +211,6 @@ def test_one_key_of_a_part_leaves_the_other_defaults_of_cloning_alone():
     assert (config.run.seed, config.run.updates) == (3, CloningConfig(structures="x").run.updates)
     assert isinstance(config.actor, HessianActorConfig)  # both kinds of actor have these keys
     assert (config.actor.stiffness, config.actor.trunk.channels, config.actor.trunk.forces) == (3, 8, False)
+    assert load_run_config({"structures": "x"}, ["actor.stiffness=3"]).actor == DirectActorConfig(stiffness=3)
     direct = load_run_config(METALS, ["actor={kind: direct, stiffness: 3}"])
     assert direct.actor == DirectActorConfig(stiffness=3)
