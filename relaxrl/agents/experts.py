@@ -33,8 +33,9 @@ class ExpertConfig:
     """Which expert, how often it drives an episode, and its own parameters."""
 
     name: Literal["bfgs", "teleport"] = "bfgs"
-    """`bfgs`: single BFGS iterations, steps that the agent could take. `teleport`: jumps to the known minimum, for
-    comparison only: it teaches moves that no local policy can know."""
+    """`bfgs`: single BFGS iterations; works for any start, but in short runs its first steps, scaled by `alpha`, teach
+    timidity. `teleport`: jumps to the known minimum; much the better teacher where minima are known, see
+    docs/ablations.md."""
     probability: Schedule = Schedule(kind="exponential", start=0.5, end=0.02, steps=10_000)
     """Chance that a new episode is driven by the expert, against environment steps; falls, so that the agent's own
     experience takes over, and never to zero, so that the expert's buffer keeps up with what the curriculum unlocks."""
