@@ -81,8 +81,9 @@ class TD3Config:
     q_weight: Schedule = Schedule(start=1.0)
     """Weight of -Q against environment steps. 0 is the control: cloning only, the critic being trained all the same. A
     rise from 0 lets the critic learn first."""
-    deviation_weight: float = 10.0
-    """1/Å²; weight of the action deviation penalty."""
+    deviation_weight: float = 1.0
+    """1/Å²; weight of the action deviation penalty. Where few moves are taken back, as in metals, 1 and 0 do not differ
+    (docs/ablations.md)."""
     deviation_on: Literal["all", "corrected"] = "all"
     """States that the penalty counts for. `all` also holds the policy near the actions in the buffer, noise included;
     `corrected` only acts where the environment took a move (partly) back."""
