@@ -154,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
     names = comparison.collections
     for summary in [*map(comparison.summary, names), *([comparison.summary()] if len(names) > 1 else [])]:
         console.print(table(summary), "")
-    if all(record.force_evaluations <= 1 for record in comparison.records):
+    if all(record.converged and record.force_evaluations <= 1 for record in comparison.records):
         print("All structures were converged at the start; displace them with --rattle 0.1.", file=sys.stderr)
     for path in write_report(comparison, args.out):
         print(f"wrote {path}")

@@ -82,8 +82,8 @@ def evaluate(
     if another) are read off one run. BFGS always runs: ratios are taken to it.
 
     Args:
-        agent: Name or path of an agent, an object with `act(graph)`, several of them, or None for classical methods
-            alone.
+        agent: Name or path of an agent, an object with `act(graph)`, several of them, or None (or "none") for classical
+            methods alone.
         structures: Files, folders, names of shipped sets, or `Atoms` (called `atoms#0`, `atoms#1`, ...).
         calculator: Name such as `emt`, import path, or a function that makes calculators.
         methods: Names from `relaxrl.evaluation.method_names()`.
@@ -168,7 +168,7 @@ def starting_points(structures: StructuresLike, rattle: float, seed: int) -> lis
 
 def _agents(agent: AgentLike | Sequence[AgentLike] | None) -> dict[str, AgentLike]:
     """Agents by the name that tables call them; loaded once to find out early whether they can be."""
-    if agent is None:
+    if agent is None or agent == "none":
         return {}
     given = [agent] if isinstance(agent, str | Path | Policy) else list(agent)
     named: dict[str, AgentLike] = {}

@@ -95,6 +95,8 @@ def _traces(axes: Axes, runs: dict[str, list[RunRecord]], fmax: float) -> None:
             row[: len(values)] = values
             row[len(values) :] = values[-1] if len(values) else np.nan
         known = ~np.isnan(lowest).all(axis=0)
+        if not known.any():
+            continue
         number = np.arange(1, length + 1)[known]
         middle = np.nanquantile(lowest[:, known], [0.25, 0.5, 0.75], axis=0)
         (line,) = axes.plot(number, middle[1], **_style(name))

@@ -153,12 +153,14 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
 
 
 def _caption(summary: SetSummary) -> str:
+    if all(sum(method.failures.values()) == method.runs for method in summary.methods.values()):
+        return "No method converged on any structure: there is nothing to compare. More --steps, or a look at runs.csv?"
     best = summary.methods[summary.best_classical].ratio_to_reference[summary.fmax]
     text = f"The bar is the best classical method, {summary.best_classical} ({_ratio(best)} of BFGS)."
     for name, method in summary.methods.items():
         if name.startswith(AGENT_PREFIX):
             ratio = method.ratio_to_best
-            verdict = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "is level with it"
+            verdict = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "can't be told from it"
             text += f" {name} {verdict}: {_ratio(ratio)} of its evaluations."
     return text
 

@@ -73,9 +73,7 @@ class RunFolder:
             path.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"run.dir: can't make `{path}`: {error.strerror}") from error
-        folder = cls(path)
-        folder.write_versions()
-        return folder
+        return cls(path)
 
     @classmethod
     def existing(cls, path: str | Path) -> RunFolder:

@@ -101,6 +101,8 @@ class Trainer:
             sinks.truncate(self.t_total)
             self._started = time.monotonic()
             if not self.history:
+                if self.t_total == 0:
+                    self._checkpoint()  # a run killed in its warm-up can be resumed too
                 self._warm_up(interrupt)
                 if not interrupt.requested:
                     self._evaluate(sinks)

@@ -79,8 +79,11 @@ def train(config: RunConfiguration | Mapping[str, Any] | str | Path, verbose: bo
         config = load_run_config(config)
     folder = RunFolder.create(config.run.dir, config.run.seed)
     resolved = from_dict(type(config), to_dict(config), [f"run.dir={folder.path}"])
+    trainer = _trainer(resolved, folder, verbose)
+    # Only now: what is refused because of its crystals leaves an empty folder, which the corrected run can use.
+    folder.write_versions()
     dump_config(resolved, folder.config)
-    return _trainer(resolved, folder, verbose).run()
+    return trainer.run()
 
 
 def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = True) -> TrainResult:

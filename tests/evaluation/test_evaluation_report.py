@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 import pytest
+from ase import Atoms
 from ase.build import bulk
 from scipy import stats
 
@@ -215,3 +216,13 @@ def test_the_table_has_a_row_for_each_method():
     drawn = table(summary)
     assert drawn.row_count == 2
     assert list(drawn.columns[0].cells) == ["agent:x", "BFGS"]
+
+
+def test_a_report_of_nothing_but_failures_is_written_and_says_so(tmp_path):
+    over = Atoms("Cu2", positions=[[0, 0, 0], [0, 0, 0]], cell=[6, 6, 6], pbc=True)
+    with np.errstate(all="ignore"):
+        comparison = evaluate("none", [over], "emt", methods=["BFGS", "FIRE"])
+    assert not any(record.converged for record in comparison.records)
+    for path in write_report(comparison, tmp_path):
+        assert path.stat().st_size > 0, path.name
+    assert "No method converged" in str(table(comparison.summary()).caption)

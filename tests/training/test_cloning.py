@@ -13,7 +13,7 @@ from ase.build import bulk
 import relaxrl.training.run as runs
 from relaxrl.agents import load_agent
 from relaxrl.checkpoint import load_model
-from relaxrl.errors import ConfigError
+from relaxrl.errors import ConfigError, StructureError
 from relaxrl.metrics import read_metrics
 from relaxrl.nn import DirectActorConfig, HessianActorConfig
 from relaxrl.training import Cloner, CloningConfig, RunFolder, TrainConfig, load_run_config, resume, train
@@ -214,3 +214,11 @@ def test_one_key_of_a_part_leaves_the_other_defaults_of_cloning_alone():
     assert load_run_config({"structures": "x"}, ["actor.stiffness=3"]).actor == DirectActorConfig(stiffness=3)
     direct = load_run_config(METALS, ["actor={kind: direct, stiffness: 3}"])
     assert direct.actor == DirectActorConfig(stiffness=3)
+
+
+def test_a_run_that_is_refused_leaves_its_folder_to_the_corrected_one(tmp_path):
+    missing = {"method": "cloning", "structures": str(tmp_path / "none.xyz"), "run": {"dir": str(tmp_path / "run")}}
+    for _ in range(2):  # the second time, too, it is the file that is missed, not an empty folder
+        with pytest.raises(StructureError, match=r"none\.xyz"):
+            train(missing, verbose=False)
+    assert not any((tmp_path / "run").iterdir())
