@@ -12,7 +12,7 @@ from ase.units import _amu
 from relaxrl.errors import CalculatorError
 from relaxrl.structures.check import check_structure, closest_pair
 from relaxrl.structures.crystal import Crystal, Kind
-from relaxrl.structures.minima import HessianFunction, energy_and_forces, softest_mode
+from relaxrl.structures.minima import HessianFunction, energy_and_forces, softest_modes
 
 Stationary = Literal["minimum", "saddle point", "not relaxed"]
 
@@ -97,5 +97,5 @@ def describe(
 def _stationary(crystal: Crystal, fmax: float, hessian: HessianFunction) -> Stationary:
     if fmax > STATIONARY_FMAX:
         return "not relaxed"
-    curvature = softest_mode(hessian(crystal.atoms))[0]
+    curvature = softest_modes(hessian(crystal.atoms))[0]
     return "minimum" if curvature > _FLAT else "saddle point"

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 from ase import Atoms
@@ -34,6 +33,12 @@ _STEP_DOWN = 0.3
 _NEWTON_STEPS = 12
 _LARGEST_NEWTON_STEP = 0.1
 """Å; a longer step would leave the basin that the Hessian describes."""
+
+_DEGENERATE = 1e-3
+"""eV/Å²; modes whose curvatures differ by less are treated alike."""
+
+_DIGITS = 6
+"""Decimals, Å, that a relaxation hands on: rounding errors die here instead of growing in the next one."""
 
 _SAME_ENERGY = 1e-4
 """eV; relaxations that end closer than this have ended in one minimum."""
@@ -120,11 +125,13 @@ def find_minimum(
         polished = _newton(current, calculator, hessian, config)
         if polished is None:
             return None
-        curvature, mode = softest_mode(hessian(polished))
+        curvature, modes = softest_modes(hessian(polished))
         if curvature >= config.min_curvature:
             return _accept(polished, calculator, curvature, config)
         pushed = polished.copy()
-        pushed.positions += generator.choice([-1.0, 1.0]) * _STEP_DOWN * mode.reshape(-1, 3)
+        # Which vectors span degenerate modes is a matter of rounding; a random vector's part in their space is not.
+        direction = modes @ (modes.T @ generator.normal(size=len(modes)))
+        pushed.positions += _STEP_DOWN * (direction / np.linalg.norm(direction)).reshape(-1, 3)
         relaxed = relax(perturb(pushed, 0.1 * config.rattle, generator), calculator, 1e-3, config.steps)
         if relaxed is None:
             return None
@@ -152,6 +159,7 @@ def relax(atoms: Atoms, calculator: Calculator, fmax: float, steps: int) -> Atom
     except (RuntimeError, ValueError, ArithmeticError, np.linalg.LinAlgError):
         return None
     relaxed.calc = None
+    relaxed.positions[:] = np.round(relaxed.positions, _DIGITS)
     return relaxed if converged else None
 
 
@@ -162,23 +170,27 @@ def energy_and_forces(atoms: Atoms, calculator: Calculator) -> tuple[float, Floa
     return float(evaluated.get_potential_energy()), np.asarray(evaluated.get_forces(), dtype=np.float64)
 
 
-def softest_mode(hessian: FloatArray) -> tuple[float, FloatArray]:
-    """The smallest eigenvalue, eV/Å², and its unit vector, (3 n_atoms,), with the three translations taken out.
+def softest_modes(hessian: FloatArray) -> tuple[float, FloatArray]:
+    """The smallest eigenvalue, eV/Å², and the modes that have it, with the three translations taken out.
 
-    A single atom of a crystal has nothing but translations: its curvature is infinite.
+    Args:
+        hessian: (3 n_atoms, 3 n_atoms), eV/Å², symmetric.
+
+    Returns:
+        The eigenvalue, and orthonormal vectors (3 n_atoms, n_modes) that span all modes within a small distance of it:
+        symmetric crystals have degenerate ones. A single atom of a crystal has nothing but translations: infinity and
+        no modes.
     """
     n_atoms = len(hessian) // 3
-    translations = np.tile(np.eye(3), (n_atoms, 1)) / np.sqrt(n_atoms)
     if n_atoms == 1:
-        return float("inf"), np.zeros(3)
+        return float("inf"), np.zeros((3, 0))
+    translations = np.tile(np.eye(3), (n_atoms, 1)) / np.sqrt(n_atoms)
     # Translations are lifted above all other modes rather than projected to zero, where a soft mode may lie as well.
     top = float(np.abs(hessian).sum(axis=1).max()) + 1.0
     without = hessian - translations @ (translations.T @ hessian)
     without = without - (without @ translations) @ translations.T + top * translations @ translations.T
     values, vectors = np.linalg.eigh(0.5 * (without + without.T))
-    mode = vectors[:, 0]
-    # The sign of an eigenvector is arbitrary and differs between linear algebra libraries.
-    return float(values[0]), mode * np.sign(mode[np.abs(mode).argmax()])
+    return float(values[0]), vectors[:, values <= values[0] + _DEGENERATE]
 
 
 def _newton(atoms: Atoms, calculator: Calculator, hessian: HessianFunction, config: MinimumConfig) -> Atoms | None:
@@ -195,9 +207,12 @@ def _newton(atoms: Atoms, calculator: Calculator, hessian: HessianFunction, conf
     return moved
 
 
-@lru_cache(maxsize=1)
 def surface(calculator: str) -> tuple[Calculator, HessianFunction]:
-    """The calculator of this name and its Hessian, made once in each process: some take long to load."""
+    """A new calculator of this name and its Hessian.
+
+    Each structure needs its own: calculators keep neighbour lists and other state, and what one structure leaves behind
+    would show in the last digits of the next, and at times in the minimum that it falls into.
+    """
     spec = parse_calculator(calculator)
     made = spec.create()
     return made, hessian_function(made, spec.potential())

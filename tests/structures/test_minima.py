@@ -14,7 +14,7 @@ from relaxrl.structures.minima import (
     find_minimum,
     finite_difference_hessian,
     hessian_function,
-    softest_mode,
+    softest_modes,
 )
 
 
@@ -40,21 +40,21 @@ def test_softest_mode_of_a_chain_by_hand() -> None:
     along = k * np.array([[1.0, -1, 0], [-1, 2, -1], [0, -1, 1]])
     hessian = np.kron(along, np.diag([1.0, 0, 0])) + np.kron(along, np.diag([0, 5.0, 0]))
     hessian += np.kron(along, np.diag([0, 0, 7.0]))
-    curvature, mode = softest_mode(hessian)
+    curvature, modes = softest_modes(hessian)
     assert curvature == pytest.approx(k)
-    np.testing.assert_allclose(np.abs(mode.reshape(3, 3)[:, 0]), np.sqrt([0.5, 0, 0.5]), atol=1e-7)
-    assert softest_mode(-hessian)[0] == pytest.approx(-3 * 7 * k)
+    np.testing.assert_allclose(np.abs(modes.reshape(3, 3)[:, 0]), np.sqrt([0.5, 0, 0.5]), atol=1e-7)
+    assert softest_modes(-hessian)[0] == pytest.approx(-3 * 7 * k)
 
 
 def test_a_symmetric_saddle_point_is_left(body_centred: Atoms) -> None:
     calculator, hessian = EMT(), hessian_function(EMT(), potentials.EMT())
     energy, forces = energy_and_forces(body_centred, calculator)
     assert np.abs(forces).max() < 1e-10  # noiseless relaxation would call it relaxed
-    assert softest_mode(hessian(body_centred))[0] < -0.1
+    assert softest_modes(hessian(body_centred))[0] < -0.1
     still = body_centred.copy()
     still.calc = EMT()
     assert BFGS(still, logfile=None).run(fmax=0.01, steps=5)
-    assert softest_mode(hessian(still))[0] < -0.1
+    assert softest_modes(hessian(still))[0] < -0.1
     minimum = find_minimum(body_centred, calculator, hessian, np.random.default_rng(0), MinimumConfig())
     assert minimum is not None
     assert minimum.energy < energy - 0.005
@@ -69,7 +69,7 @@ def test_descent_along_the_mode_alone_leaves_the_saddle_point(body_centred: Atom
     hessian = hessian_function(EMT(), potentials.EMT())
     minimum = find_minimum(body_centred, EMT(), hessian, np.random.default_rng(0), config)
     assert minimum is not None
-    assert softest_mode(hessian(minimum.atoms))[0] >= 0.01
+    assert softest_modes(hessian(minimum.atoms))[0] >= 0.01
 
 
 def test_every_displacement_of_a_minimum_leads_up() -> None:
@@ -119,3 +119,25 @@ def test_descriptions_tell_minima_from_saddle_points(body_centred: Atoms) -> Non
     assert [one.stationary for one in found] == ["minimum", "saddle point", "not relaxed"]
     assert found[0].density == pytest.approx(8.96, rel=0.01)  # g/cm³, copper
     assert found[0].closest[0] == pytest.approx(3.61 / np.sqrt(2))
+
+
+def test_degenerate_modes_come_together() -> None:
+    # Two atoms joined by springs alike in all directions: three equal curvatures of relative motion.
+    hessian = np.kron(np.array([[1.0, -1.0], [-1.0, 1.0]]), np.eye(3))
+    curvature, modes = softest_modes(hessian)
+    assert curvature == pytest.approx(2.0)
+    np.testing.assert_allclose(modes.T @ modes, np.eye(3), atol=1e-12)
+    np.testing.assert_allclose(modes[:3], -modes[3:], atol=1e-12)
+    assert softest_modes(np.zeros((3, 3)))[0] == np.inf
+
+
+def test_what_came_before_does_not_show_in_a_minimum() -> None:
+    first, second = bulk("Ni", cubic=True), bulk("Ni", cubic=True)
+    first.rattle(0.3, seed=1)
+    config = MinimumConfig(fmax=1e-4)
+    crystals = [Crystal("a#0", first, "a"), Crystal("b#0", second, "b")]
+    after_another = list(find_minima(crystals, "emt", config, seed=0))[1]
+    alone = next(find_minima(crystals[1:], "emt", config, seed=0))
+    assert after_another is not None
+    assert alone is not None
+    assert after_another.atoms == alone.atoms

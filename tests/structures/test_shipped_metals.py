@@ -12,7 +12,7 @@ from relaxrl.errors import StructureError
 from relaxrl.structures import Crystal, SetRecipe, make_set, read_structures, shipped_names
 from relaxrl.structures.archive import Entry, load_archive, save_archive
 from relaxrl.structures.check import closest_pair
-from relaxrl.structures.minima import energy_and_forces, finite_difference_hessian, hessian_function, softest_mode
+from relaxrl.structures.minima import energy_and_forces, finite_difference_hessian, hessian_function, softest_modes
 
 RECIPE = Path(__file__).parents[2] / "configs" / "structures" / "metals.yaml"
 SPLITS = ("train", "dev", "test", "large", "unseen")
@@ -123,19 +123,19 @@ def test_forces_vanish_at_the_minima_and_energies_are_theirs(split: str) -> None
 def test_no_sampled_minimum_is_a_saddle_point(split: str) -> None:
     hessian = hessian_function(EMT(), potentials.EMT())
     for crystal in minima(split)[:: 16 if split != "large" else 8]:
-        assert softest_mode(hessian(crystal.atoms))[0] > MIN_CURVATURE
+        assert softest_modes(hessian(crystal.atoms))[0] > MIN_CURVATURE
 
 
 def test_curvature_by_finite_differences_of_ase_forces() -> None:
     crystal = min(minima("test"), key=lambda crystal: len(crystal.atoms))
-    assert softest_mode(finite_difference_hessian(crystal.atoms, EMT()))[0] > MIN_CURVATURE
+    assert softest_modes(finite_difference_hessian(crystal.atoms, EMT()))[0] > MIN_CURVATURE
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_minimum_at_all_is_a_saddle_point(split: str) -> None:
     hessian = hessian_function(EMT(), potentials.EMT())
-    assert min(softest_mode(hessian(crystal.atoms))[0] for crystal in minima(split)) > MIN_CURVATURE
+    assert min(softest_modes(hessian(crystal.atoms))[0] for crystal in minima(split)) > MIN_CURVATURE
 
 
 @pytest.mark.parametrize("split", COMPARED)
