@@ -15,6 +15,7 @@ from relaxrl.losses.curriculum import (
     scheduled_weights,
 )
 from relaxrl.losses.deviation import deviation_penalty
+from relaxrl.losses.energy import remaining_energy_loss
 from relaxrl.losses.td3 import CriticLoss, critic_loss, lap_loss, q_objective, td3_target
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
     "point_weights",
     "q_objective",
     "relative_loss",
+    "remaining_energy_loss",
     "scheduled_weights",
     "td3_target",
     "total_loss",

@@ -105,6 +105,33 @@ def test_more_steps_than_one_are_unrolled_from_the_given_share_on(
     assert fmax[2] < fmax[1] < fmax[0]  # each begins where the one before has led
 
 
+def test_the_energy_that_is_left_counts_from_the_given_share_on(minima: str, tmp_path: Path):
+    settings = configuration(minima, tmp_path / "run") | {"unroll": 2, "energy_weight": 0.5, "energy_from": 0.5}
+    config = load_run_config(settings)
+    assert isinstance(config, CloningConfig)
+    cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
+    assert "train/energy_loss" not in cloner.update()
+    cloner.updates = 8
+    metrics = cloner.update()
+    # Springs of the right order of magnitude leave a part of the energy; all of it would be log(1) = 0.
+    assert -9.3 < metrics["train/energy_loss"] < -0.1
+
+
+def test_the_agent_that_is_judged_has_averaged_parameters(minima: str, tmp_path: Path):
+    config = load_run_config(configuration(minima, tmp_path / "run") | {"ema_decay": 0.9})
+    assert isinstance(config, CloningConfig)
+    cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
+    name, expected = "head.last.bias", torch.zeros(0)
+    for count in range(4):
+        cloner.update()
+        new = cloner.module.state_dict()[name].clone()
+        decay = min(0.9, (1 + count) / (10 + count))
+        expected = new if count == 0 else expected.lerp(new, 1 - decay)
+    judged = cloner.current_agent().actor.state_dict()[name]
+    np.testing.assert_allclose(judged, expected, rtol=1e-6)
+    assert not torch.equal(judged, cloner.module.state_dict()[name])
+
+
 def test_a_run_in_two_parts_equals_one_in_a_single_part(minima: str, tmp_path: Path):
     train(configuration(minima, tmp_path / "straight", steps=96), verbose=False)
     train(configuration(minima, tmp_path / "parts", steps=48), verbose=False)
