@@ -2,9 +2,17 @@
 
 from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.build import build_actor, build_critic
-from relaxrl.nn.config import ActorConfig, CriticConfig, DirectActorConfig, HessianActorConfig, TrunkConfig
+from relaxrl.nn.config import (
+    ActorConfig,
+    CriticConfig,
+    DirectActorConfig,
+    HessianActorConfig,
+    PolicyHeadsConfig,
+    TrunkConfig,
+)
 from relaxrl.nn.critic import Critic, TwinCritic
 from relaxrl.nn.edges import Edges
+from relaxrl.nn.heads import Decisions, PolicyHeads
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
 from relaxrl.nn.receptive_field import ReceptiveField, format_receptive_field, receptive_field_report
@@ -15,12 +23,15 @@ __all__ = [
     "ActorConfig",
     "Critic",
     "CriticConfig",
+    "Decisions",
     "DirectActor",
     "DirectActorConfig",
     "Edges",
     "HessianActor",
     "HessianActorConfig",
     "NetworkInputs",
+    "PolicyHeads",
+    "PolicyHeadsConfig",
     "ReceptiveField",
     "Trunk",
     "TrunkConfig",

@@ -9,16 +9,20 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from relaxrl.graph import AtomGraph, scatter_sum
-from relaxrl.nn.config import DirectActorConfig
+from relaxrl.nn.config import DirectActorConfig, PolicyHeadsConfig
 from relaxrl.nn.edges import Edges
 from relaxrl.nn.embedding import smooth_norm
 from relaxrl.nn.fusion import EnvironmentGate
+from relaxrl.nn.heads import Decisions, PolicyHeads, within_trust_radius
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
-from relaxrl.nn.trunk import Trunk
+from relaxrl.nn.trunk import Trunk, TrunkOutput
 
 
 class Actor(nn.Module, ABC):
-    """What every actor is: `raw_displacement`, times the gate, limited in length.
+    """What every actor is: `raw_displacement`, times the gate, limited in length and to the trust radius.
+
+    Gate and trust radius are outputs of the policy heads where the configuration asks for them; otherwise the gate
+    depends on the environment features alone, or is 1, and there is no trust radius below `max_step`.
 
     Args:
         cutoff: Å, of the edges.
@@ -27,7 +31,9 @@ class Actor(nn.Module, ABC):
         max_step: Å, limit of one atom's displacement.
     """
 
+    trunk: Trunk
     environment_gate: EnvironmentGate | None
+    policy_heads: PolicyHeads | None
 
     def __init__(self, cutoff: float, max_neighbors: int | None, env_input_dim: int, max_step: float) -> None:
         super().__init__()
@@ -36,13 +42,20 @@ class Actor(nn.Module, ABC):
         self.env_input_dim = env_input_dim
         self.max_step = max_step
 
-    def add_gate(self) -> None:
-        """Make the gate; the last thing a constructor does, so that other parameters start the same without it."""
-        self.environment_gate = EnvironmentGate(self.env_input_dim) if self.env_input_dim else None
+    def add_heads(self, config: PolicyHeadsConfig | None) -> None:
+        """Make gate or policy heads; last in a constructor, so that other parameters start the same without them."""
+        dim, n_scalars = self.env_input_dim, self.trunk.n_scalars
+        self.environment_gate = EnvironmentGate(dim) if dim and config is None else None
+        self.policy_heads = None if config is None else PolicyHeads(config, n_scalars, dim, self.max_step)
 
     @abstractmethod
-    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
-        """Equivariant displacements (n_atoms, 3), Å, before gate and limit; 0 where forces vanish."""
+    def raw_displacement(self, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
+        """Equivariant displacements (n_atoms, 3), Å, before gate and limit; 0 where forces vanish.
+
+        Args:
+            inputs: The structures.
+            output: What the trunk knows of them.
+        """
 
     def forward(self, graph: AtomGraph) -> Tensor:
         """Displacements (n_atoms, 3), Å, in the dtype of the graph's positions and on their device.
@@ -54,19 +67,44 @@ class Actor(nn.Module, ABC):
         Raises:
             ValueError: Forces or environment features are missing.
         """
-        displacement = self.raw_displacement(self._inputs(graph))
+        inputs, output, step = self._proposal(graph)
+        if self.policy_heads is None:
+            if self.environment_gate is not None:
+                step = step * self.environment_gate(inputs.features).to(step)[inputs.graph_index].unsqueeze(-1)
+            return limited(step, self.max_step).to(graph.positions)
+        decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
+        return self.decided(step, decisions, inputs.graph_index).to(graph.positions)
+
+    def decided(self, step: Tensor, decisions: Decisions, graph_index: Tensor) -> Tensor:
+        """A proposed step (n_atoms, 3), Å, gated, limited, and scaled into the trust radius."""
+        step = step * decisions.gate.to(step)[graph_index].unsqueeze(-1)
+        radius = decisions.trust_radius.to(step)
+        return within_trust_radius(
+            step, limited(step, self.max_step), radius, self.max_step, graph_index, len(decisions.gate)
+        )
+
+    def decisions(self, graph: AtomGraph) -> Decisions:
+        """Gate and trust radius of each structure: 1 and `max_step` where nothing decides."""
+        if self.policy_heads is not None:
+            inputs, output, step = self._proposal(graph)
+            made: Decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
+            return Decisions(made.gate.to(graph.positions), made.trust_radius.to(graph.positions))
+        ones = graph.positions.new_ones(graph.n_graphs)
+        gate = ones
         if self.environment_gate is not None:
-            displacement = displacement * self.gate(graph).to(displacement)[graph.graph_index].unsqueeze(-1)
-        return limited(displacement, self.max_step).to(graph.positions)
+            parameter = next(self.parameters())
+            features = None if graph.features is None else graph.features.to(parameter)
+            gate = self.environment_gate(features).to(graph.positions)
+        return Decisions(gate, self.max_step * ones)
 
     def gate(self, graph: AtomGraph) -> Tensor:
-        """The factor that environment features put on each structure's action, (n_graphs,): 1 where there is none."""
-        if self.environment_gate is None:
-            return graph.positions.new_ones(graph.n_graphs)
-        parameter = next(self.parameters())
-        features = None if graph.features is None else graph.features.to(parameter)
-        factors: Tensor = self.environment_gate(features)
-        return factors.to(graph.positions)
+        """The factor that is put on each structure's action, (n_graphs,): 1 where there is none."""
+        return self.decisions(graph).gate
+
+    def _proposal(self, graph: AtomGraph) -> tuple[NetworkInputs, TrunkOutput, Tensor]:
+        inputs = self._inputs(graph)
+        output = self.trunk(inputs)
+        return inputs, output, self.raw_displacement(inputs, output)
 
     def _inputs(self, graph: AtomGraph) -> NetworkInputs:
         parameter = next(self.parameters())
@@ -100,11 +138,10 @@ class DirectActor(Actor):
             last.bias.zero_()
             # Not zero: the trunk would get no gradient in the first updates.
             self.vector.weight.mul_(0.01)
-        self.add_gate()
+        self.add_heads(config.policy_heads)
 
-    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
+    def raw_displacement(self, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
         """See the class."""
-        output = self.trunk(inputs)
         return self.head(output.node_features, output.units, output.edges, inputs)
 
     def layer_displacements(self, graph: AtomGraph) -> Tensor:

@@ -62,13 +62,33 @@ class TrunkConfig:
 
 
 @configclass
+class PolicyHeadsConfig:
+    """The heads that decide about a whole step: gate and trust radius.
+
+    Attributes:
+        channels: Width of their hidden layer.
+        detach: Whether trunk and proposed step are only read: training the heads then leaves the step's direction to
+            the losses on the step itself.
+    """
+
+    channels: int = 32
+    detach: bool = True
+
+    def __post_init__(self) -> None:
+        if self.channels < 1:
+            raise ValueError(f"`channels` must be at least 1, got {self.channels}")
+
+
+@configclass
 class DirectActorConfig:
     """The actor that emits one vector per atom.
 
     Attributes:
         kind: Tells the two actors apart in a configuration file.
         trunk: The geometric trunk.
-        env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
+        env_input_dim: Number of environment features that the gate (or the policy heads) sees; 0 means no gate at all.
+        policy_heads: Gate and trust radius from the trunk's invariants and the environment features; None has no trust
+            radius, and a gate only if there are environment features.
         max_step: Å, limit of one atom's displacement in one step, approached smoothly.
         stiffness: eV/Å², what the force is divided by before any training. At 20 the untrained actor is a steepest
             descent that converges on rattled EMT alloys (11-14 evaluations to 0.05 eV/Å; at 10 half never arrive).
@@ -78,6 +98,7 @@ class DirectActorConfig:
     kind: Literal["direct"] = "direct"
     trunk: TrunkConfig = field(default_factory=TrunkConfig)
     env_input_dim: int = 0
+    policy_heads: PolicyHeadsConfig | None = None
     max_step: float = 0.5
     stiffness: float = 20.0
     head_channels: int = 32
@@ -103,7 +124,9 @@ class HessianActorConfig:
         kind: Tells the two actors apart in a configuration file.
         trunk: The geometric trunk; it sees where atoms stand, neither forces nor history. Two layers suffice, as the
             solve carries what happens to far atoms.
-        env_input_dim: Number of environment features that the gate sees; 0 means no gate at all.
+        env_input_dim: Number of environment features that the gate (or the policy heads) sees; 0 means no gate at all.
+        policy_heads: Gate and trust radius from the trunk's invariants and the environment features; None has no trust
+            radius, and a gate only if there are environment features.
         max_step: Å, limit of one atom's displacement in one step, approached smoothly.
         stiffness: eV/Å², of a bond before any training, at short distance. 6 makes the untrained actor about right for
             metals.
@@ -118,6 +141,7 @@ class HessianActorConfig:
         default_factory=lambda: TrunkConfig(**_CURVATURE_TRUNK)
     )
     env_input_dim: int = 0
+    policy_heads: PolicyHeadsConfig | None = None
     max_step: float = 0.5
     stiffness: float = 6.0
     floor: float = 0.05

@@ -27,7 +27,7 @@ class EnvironmentGate(nn.Module):
 
     def forward(self, features: Tensor | None) -> Tensor:
         """Factors (n_graphs,) from environment features (n_graphs, env_input_dim)."""
-        checked = _checked(features, self.env_input_dim)
+        checked = checked_features(features, self.env_input_dim)
         hidden = nn.functional.silu(self.hidden(checked))
         return 2.0 * torch.sigmoid(self.last(hidden)).squeeze(-1)
 
@@ -50,13 +50,14 @@ class CriticTail(nn.Module):
 
     def forward(self, value: Tensor, features: Tensor | None) -> Tensor:
         """What to add to values (n_graphs,), from them and environment features (n_graphs, env_input_dim)."""
-        checked = _checked(features, self.env_input_dim)
+        checked = checked_features(features, self.env_input_dim)
         hidden = nn.functional.silu(self.hidden(torch.cat([value.unsqueeze(-1), checked], dim=1)))
         correction: Tensor = self.last(hidden).squeeze(-1)
         return correction
 
 
-def _checked(features: Tensor | None, env_input_dim: int) -> Tensor:
+def checked_features(features: Tensor | None, env_input_dim: int) -> Tensor:
+    """The environment features (n_graphs, env_input_dim); `ValueError` if they are missing or of another number."""
     if features is None or features.shape[-1] != env_input_dim:
         got = "none" if features is None else f"features of shape {tuple(features.shape)}"
         raise ValueError(

@@ -42,17 +42,17 @@ class HessianActor(Actor):
         self.config = config
         self.trunk = Trunk(config.trunk)
         self.head = HessianHead(config, self.trunk)
-        self.add_gate()
+        self.add_heads(config.policy_heads)
 
-    def raw_displacement(self, inputs: NetworkInputs) -> Tensor:
+    def raw_displacement(self, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
         """See the class; assembled and solved in float64."""
         padding = Padding(inputs.graph_index, inputs.n_graphs)
         forces = padding.pad(inputs.forces.double())
-        step = newton_step(self._hessian(inputs, padding), forces, padding.present, self.config.floor)
+        step = newton_step(self._hessian(inputs, output, padding), forces, padding.present, self.config.floor)
         return padding.unpad(step)
 
-    def _hessian(self, inputs: NetworkInputs, padding: Padding) -> Tensor:
-        blocks, rows = self.head(self.trunk(inputs), inputs)
+    def _hessian(self, inputs: NetworkInputs, output: TrunkOutput, padding: Padding) -> Tensor:
+        blocks, rows = self.head(output, inputs)
         index = inputs.edge_index
         return pair_hessian(blocks.double(), index, padding) + site_hessian(rows.double(), index, padding)
 
