@@ -115,7 +115,7 @@ def test_the_trust_radius_shortens_the_whole_step_and_keeps_its_direction(
     generator = torch.Generator().manual_seed(0)
     step = size * torch.randn(9, 3, generator=generator, dtype=torch.float64)
     index = torch.tensor([0] * 5 + [1] * 4)
-    trusted = Decisions(torch.ones(2).double(), torch.tensor([radius, decisive.max_step]).double())
+    trusted = Decisions(torch.ones(2).double(), torch.tensor([radius, decisive.max_step], dtype=torch.float64))
     before, after = limited(step, decisive.max_step), decisive.decided(step, trusted, index)
     assert torch.equal(after[5:], before[5:])  # the other structure trusts itself
     lengths = after.norm(dim=-1)
