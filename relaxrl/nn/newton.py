@@ -24,10 +24,12 @@ def newton_step(hessian: Tensor, force: Tensor, present: Tensor, floor: float = 
         (n_graphs, 3n), Å.
     """
     # Numbers that are not finite would crash the decomposition; as NaN they reach whoever asked.
-    finite = torch.isfinite(hessian).flatten(1).all(1) & torch.isfinite(force).all(1)
-    safe = torch.where(finite[:, None, None], hessian, torch.eye(hessian.shape[-1]).to(hessian))
+    finite = torch.isfinite(hessian.sum((1, 2)) + force.sum(1))
+    if not finite.all():
+        hessian = torch.where(finite[:, None, None], hessian, torch.eye(hessian.shape[-1]).to(hessian))
+        force = torch.where(finite[:, None], force, torch.nan)
     solve: Callable[..., Tensor] = _FlooredSolve.apply
-    return solve(safe, torch.where(finite[:, None], force, torch.nan), present, floor)
+    return solve(hessian, force, present, floor)
 
 
 class _FlooredSolve(torch.autograd.Function):
@@ -39,46 +41,48 @@ class _FlooredSolve(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hessian: Tensor, force: Tensor, present: Tensor, floor: float) -> Tensor:
-        inverse = floored_inverse(hessian, present, floor)
-        step = (inverse @ force.unsqueeze(-1)).squeeze(-1)
-        ctx.save_for_backward(inverse, step)
+        factor = floored_factor(hessian, present, floor)
+        step = torch.cholesky_solve(force.unsqueeze(-1), factor).squeeze(-1)
+        ctx.save_for_backward(factor, step)
         return step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        inverse, step = ctx.saved_tensors
-        adjoint = (inverse @ grads[0].unsqueeze(-1)).squeeze(-1)
+        factor, step = ctx.saved_tensors
+        adjoint = torch.cholesky_solve(grads[0].unsqueeze(-1), factor).squeeze(-1)
         outer = adjoint.unsqueeze(-1) * step.unsqueeze(-2)
         return -0.5 * (outer + outer.mT), adjoint, None, None
 
 
-def floored_inverse(hessian: Tensor, present: Tensor, floor: float) -> Tensor:
-    """|H|⁻¹ of each structure, up to what it does to rigid translations, (n_graphs, 3n, 3n), Å²/eV.
+def floored_factor(hessian: Tensor, present: Tensor, floor: float) -> Tensor:
+    """The lower Cholesky factor of |H| of each structure, made stiff against rigid translations, (n_graphs, 3n, 3n).
 
-    Where no eigenvalue lies below the floor, which a Cholesky factorisation tells, a second one gives the inverse, at a
+    Where no eigenvalue lies below the floor, which one factorisation tells, a second one is all it takes: together a
     tenth of the cost of the eigenvalues. Arguments as for `newton_step`.
     """
-    stiff = hessian + _stiff_translations(hessian, present)
-    identity = torch.eye(hessian.shape[-1]).to(hessian)
-    _, indefinite = torch.linalg.cholesky_ex(stiff - floor * identity)
+    stiff = _with_stiff_translations(hessian, present)
+    diagonal = stiff.diagonal(dim1=1, dim2=2)
+    before = diagonal.clone()
+    diagonal.sub_(floor)
+    _, indefinite = torch.linalg.cholesky_ex(stiff)
+    diagonal.copy_(before)
     soft = indefinite > 0
-    if not soft.any():
-        return torch.cholesky_inverse(torch.linalg.cholesky(stiff))
-    inverse = torch.empty_like(hessian)
-    if not soft.all():
-        inverse[~soft] = torch.cholesky_inverse(torch.linalg.cholesky(stiff[~soft]))
-    values, vectors = torch.linalg.eigh(stiff[soft])
-    inverse[soft] = (vectors / values.abs().clamp(min=floor).unsqueeze(-2)) @ vectors.mT
-    return inverse
+    if soft.any():
+        values, vectors = torch.linalg.eigh(stiff[soft])
+        stiff[soft] = (vectors * values.abs().clamp(min=floor).unsqueeze(-2)) @ vectors.mT
+    factor: Tensor = torch.linalg.cholesky(stiff)
+    return factor
 
 
-def _stiff_translations(hessian: Tensor, present: Tensor) -> Tensor:
-    """What makes rigid translations, and atoms that are padding, as stiff as the average mode."""
+def _with_stiff_translations(hessian: Tensor, present: Tensor) -> Tensor:
+    """A copy in which rigid translations, and atoms that are padding, are as stiff as the average mode."""
     mask = present.to(hessian)
+    n_atoms = mask.sum(1)
     # The norm of a matrix rotates with the crystal, its diagonal would not.
-    scale: Tensor = (torch.linalg.matrix_norm(hessian) / (3 * mask.sum(1)).sqrt()).clamp(min=1.0)
-    together = mask.unsqueeze(2) * mask.unsqueeze(1) / mask.sum(1)[:, None, None]
+    scale: Tensor = (torch.linalg.matrix_norm(hessian) / (3 * n_atoms).sqrt()).clamp(min=1.0)
+    together = mask.unsqueeze(2) * mask.unsqueeze(1) / n_atoms[:, None, None]
     blocks = scale[:, None, None] * (together + torch.diag_embed(1.0 - mask))
     n = mask.shape[1]
-    spread = blocks[:, :, None, :, None] * torch.eye(3).to(hessian)[None, None, :, None, :]
-    return spread.reshape(len(mask), 3 * n, 3 * n)
+    stiff = hessian.clone(memory_format=torch.contiguous_format)
+    stiff.view(-1, n, 3, n, 3).diagonal(dim1=2, dim2=4).add_(blocks.unsqueeze(-1))
+    return stiff
