@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -15,7 +16,8 @@ from typing import Any, TypeAlias
 from ase import Atoms
 
 from relaxrl.errors import ConfigError, RelaxRLError, StructureError
-from relaxrl.evaluation.methods import AGENT_PREFIX, CLASSICAL, check_methods
+from relaxrl.evaluation.methods import AGENT_PREFIX, ORACLE, STANDARD, check_methods
+from relaxrl.evaluation.oracle import newton_oracle
 from relaxrl.evaluation.run import Limits, RunRecord, Start, run_method
 from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.optimize import Policy
@@ -26,6 +28,9 @@ from relaxrl.structures import Crystal, perturb, read_structures
 
 AgentLike: TypeAlias = str | Path | Policy
 StructuresLike: TypeAlias = str | PathLike[str] | Atoms | Sequence[str | PathLike[str] | Atoms | Crystal]
+
+ALSO = 0.05
+"""eV/Å, ASE's default for `fmax`: compared at where nobody says otherwise."""
 
 
 @dataclass(frozen=True)
@@ -67,8 +72,9 @@ def evaluate(
     structures: StructuresLike,
     calculator: str | CalculatorSpec | Callable[..., Any] = "emt",
     *,
-    methods: Sequence[str] = tuple(CLASSICAL),
+    methods: Sequence[str] = STANDARD,
     fmax: float = 0.01,
+    also: Sequence[float] | None = None,
     steps: int = 500,
     rattle: float = 0.0,
     seed: int = 0,
@@ -88,6 +94,7 @@ def evaluate(
         calculator: Name such as `emt`, import path, or a function that makes calculators.
         methods: Names from `relaxrl.evaluation.method_names()`.
         fmax: eV/Å; all forces below it is converged.
+        also: eV/Å, above fmax; forces at which tables compare as well, read off the same runs. None for 0.05.
         steps: Limit of each run, in steps of the optimizer.
         rattle: Standard deviation of a random displacement of each coordinate, Å. Use it on relaxed structures.
         seed: Of the random displacements and of the bootstrap.
@@ -116,14 +123,16 @@ def evaluate(
             "expected fmax > 0, steps >= 1, rattle >= 0, seconds > 0 and workers >= 1, got "
             f"fmax={fmax}, steps={steps}, rattle={rattle}, seconds={seconds}, workers={workers}"
         )
+    limits = Limits(fmax, steps, seconds, _also(also, fmax))
     names = check_methods(methods)
     spec = parse_calculator(calculator)
     spec.create()  # tells at once what is wrong with it
+    if ORACLE in names:
+        newton_oracle(spec)  # likewise
     agents = _agents(agent)
     starts = starting_points(structures, rattle, seed)
     for start in starts:
         spec.check(start.atoms, start.structure)
-    limits = Limits(fmax, steps, seconds)
     labels = [*(AGENT_PREFIX + name for name in agents), *names]
     jobs = [(start, method) for start in starts for method in labels]
     outcomes: dict[tuple[str, str], RunRecord] = {}
@@ -164,6 +173,18 @@ def starting_points(structures: StructuresLike, rattle: float, seed: int) -> lis
         Start(crystal.id, collection, perturb(crystal.atoms, rattle, streams.numpy(f"rattle {crystal.id}")))
         for collection, crystal in found
     ]
+
+
+def _also(given: Sequence[float] | None, fmax: float) -> tuple[float, ...]:
+    """The other forces to compare at, largest first."""
+    if given is None:
+        return (ALSO,) if fmax < ALSO else ()
+    if not all(fmax < level < math.inf for level in given):
+        raise ConfigError(
+            f"also: expected forces above fmax={fmax:g} eV/Å, got {', '.join(f'{level:g}' for level in given)}; runs "
+            "end at fmax, so that nothing is known below it"
+        )
+    return tuple(sorted(set(given), reverse=True))
 
 
 def _agents(agent: AgentLike | Sequence[AgentLike] | None) -> dict[str, AgentLike]:

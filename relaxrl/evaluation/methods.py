@@ -22,7 +22,9 @@ from ase.optimize.precon import PreconLBFGS
 from ase.optimize.sciopt import SciPyFminCG
 
 from relaxrl.errors import ConfigError
+from relaxrl.evaluation.oracle import newton_oracle
 from relaxrl.optimize import Policy, RLOptimizer
+from relaxrl.potentials import CalculatorSpec
 
 Method = Callable[..., Any]
 """Makes an ASE optimizer from atoms (and `logfile`)."""
@@ -50,12 +52,23 @@ REFERENCE = "BFGS"
 UNTRAINED = "untrained"
 """Our optimizer without an agent: the quasi-Newton method that agents fall back to. An agent has to beat it."""
 
+ORACLE = "newton-oracle"
+"""Our optimizer with exact Hessians, which nobody counts: a yardstick, not a competitor."""
+
 AGENT_PREFIX = "agent:"
+
+STANDARD = (*CLASSICAL, UNTRAINED)
+"""What runs where nobody names methods: all that any calculator allows."""
 
 
 def method_names() -> list[str]:
     """All names but those of agents."""
-    return [*CLASSICAL, UNTRAINED]
+    return [*STANDARD, ORACLE]
+
+
+def is_guided(method: str) -> bool:
+    """Whether the method proposes steps to our optimizer, which may relieve it."""
+    return method == ORACLE or method.startswith(AGENT_PREFIX)
 
 
 def check_methods(names: Iterable[str]) -> list[str]:
@@ -77,16 +90,26 @@ def check_methods(names: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(checked))
 
 
-def make_optimizer(method: str, atoms: Atoms, agents: Mapping[str, Policy]) -> Any:
+def make_optimizer(
+    method: str, atoms: Atoms, agents: Mapping[str, Policy], calculator: CalculatorSpec | None = None
+) -> Any:
     """The optimizer of this name for these atoms, silent.
 
     Args:
         method: A name of `method_names()`, or `agent:NAME`.
         atoms: With a calculator.
         agents: Loaded agents by NAME.
+        calculator: What the atoms' calculator was made from; the oracle asks it for Hessians.
+
+    Raises:
+        ConfigError: The oracle is asked for, and the calculator has no exact Hessians.
     """
     if method.startswith(AGENT_PREFIX):
         return RLOptimizer(atoms, agent=agents[method.removeprefix(AGENT_PREFIX)], logfile=None)
     if method == UNTRAINED:
         return RLOptimizer(atoms, agent=None, logfile=None)
+    if method == ORACLE:
+        if calculator is None:
+            raise ConfigError(f"method {ORACLE} needs the calculator's specification, got none")
+        return RLOptimizer(atoms, agent=newton_oracle(calculator), logfile=None)
     return CLASSICAL[method](atoms, logfile=None)

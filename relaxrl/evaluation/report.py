@@ -20,8 +20,12 @@ from relaxrl.evaluation.run import RunRecord
 from relaxrl.evaluation.statistics import ENERGY_TOLERANCE, Ratio, energy_relation
 from relaxrl.evaluation.summary import MethodSummary, SetSummary
 
-COLUMNS = ("method", "converged", "median", "mean", "p95", "max", "to BFGS", "to best", "same/lower/higher", "s/run")
-"""Of the printed table; force evaluations unless said otherwise."""
+
+def columns(summary: SetSummary) -> list[str]:
+    """Of the printed table; force evaluations unless said otherwise."""
+    also = [f"to {of} at {level:g}" for level in summary.also for of in ("BFGS", "best")]
+    ratios = ["to BFGS", "to best", *also]
+    return ["method", "converged", "median", "mean", "p95", "max", *ratios, "same/lower/higher", "s/run"]
 
 
 def csv_columns(thresholds: Sequence[float]) -> list[str]:
@@ -76,6 +80,7 @@ def summary_json(comparison: Comparison) -> dict[str, Any]:
         "settings": {
             "calculator": comparison.calculator,
             "fmax": comparison.limits.fmax,
+            "also": list(comparison.limits.also),
             "steps": comparison.limits.steps,
             "rattle": comparison.rattle,
             "seed": comparison.seed,
@@ -104,13 +109,13 @@ def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> list
 
 def table(summary: SetSummary, agents_first: bool = True) -> Table:
     """The figures of one set for the terminal."""
-    title = f"{summary.name}: {summary.structures} structures, force evaluations to {summary.fmax:g} eV/Å"
+    title = f"{summary.name}: {_structures(summary)}, force evaluations to {summary.fmax:g} eV/Å"
     result = Table(title=title, caption=_caption(summary), title_justify="left", caption_justify="left")
-    for name in COLUMNS:
+    for name in columns(summary):
         result.add_column(name, justify="left" if name == "method" else "right")
     for name in _order(summary, agents_first):
         style = "bold" if name.startswith(AGENT_PREFIX) else "green" if name == summary.best_classical else None
-        result.add_row(name, *_cells(summary.methods[name], summary.fmax), style=style)
+        result.add_row(name, *_cells(summary.methods[name], summary), style=style)
     return result
 
 
@@ -123,7 +128,7 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
         f"Calculator `{comparison.calculator}`, fmax {limits.fmax:g} eV/Å, at most {limits.steps} steps, rattle "
         f"{comparison.rattle:g} Å, seed {comparison.seed}. All methods start from the same positions; each force "
         "evaluation counts, the first included. Ratios are geometric means over structures, with 95 % bootstrap "
-        f"intervals; a run that failed counts as {limits.steps + 1} evaluations, or those it took if more. Energies "
+        f"intervals; a run that failed counts as {limits.censored} evaluations, or those it took if more. Energies "
         f"are compared with BFGS's to {ENERGY_TOLERANCE:g} eV per atom.",
         "",
     ]
@@ -131,18 +136,16 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     if len(summaries) > 1:
         summaries.append(comparison.summary())
     for summary in summaries:
-        lines += [f"## {summary.name} ({summary.structures} structures)", "", _caption(summary), ""]
-        lines += ["| " + " | ".join(COLUMNS) + " |", "| --- |" + " ---: |" * (len(COLUMNS) - 1)]
+        lines += [f"## {summary.name} ({_structures(summary)})", "", _caption(summary), ""]
+        rows = {name: _cells(summary.methods[name], summary) for name in _order(summary)}
+        lines += [*_markdown_table(columns(summary), rows), "", "Ratios at each force:", ""]
+        heads = [head for level, best in summary.best_at.items() for head in (f"{level:g} eV/Å, to BFGS", f"to {best}")]
+        rows = {}
         for name in _order(summary):
-            lines.append(f"| {name} | " + " | ".join(_cells(summary.methods[name], summary.fmax)) + " |")
-        levels = list(summary.methods[REFERENCE].at)
-        lines += ["", "Ratio to BFGS at other forces:", ""]
-        lines += ["| method | " + " | ".join(f"{level:g} eV/Å" for level in levels) + " |"]
-        lines += ["| --- |" + " ---: |" * len(levels)]
-        for name in _order(summary):
-            ratios = summary.methods[name].ratio_to_reference
-            lines.append(f"| {name} | " + " | ".join(_ratio(ratios[level]) for level in levels) + " |")
-        lines.append("")
+            one = summary.methods[name]
+            pairs = ((one.ratio_to_reference[level], one.ratio_to_best[level]) for level in summary.best_at)
+            rows[name] = [_ratio(ratio) for pair in pairs for ratio in pair]
+        lines += [*_markdown_table(["method", *heads], rows), ""]
         failures = {name: method.failures for name, method in summary.methods.items() if method.failures}
         if failures:
             told = (f"{name} {_listed(kinds)}" for name, kinds in failures.items())
@@ -157,12 +160,31 @@ def _caption(summary: SetSummary) -> str:
         return "No method converged on any structure: there is nothing to compare. More --steps, or a look at runs.csv?"
     best = summary.methods[summary.best_classical].ratio_to_reference[summary.fmax]
     text = f"The bar is the best classical method, {summary.best_classical} ({_ratio(best)} of BFGS)."
+    for level in summary.also:
+        if summary.best_at[level] != summary.best_classical:
+            text += f" To {level:g} eV/Å it is {summary.best_at[level]}."
     for name, method in summary.methods.items():
         if name.startswith(AGENT_PREFIX):
-            ratio = method.ratio_to_best
+            ratio = method.ratio_to_best[summary.fmax]
             verdict = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "can't be told from it"
             text += f" {name} {verdict}: {_ratio(ratio)} of its evaluations."
-    return text
+    return text + _failures(summary)
+
+
+def _failures(summary: SetSummary) -> str:
+    """How much failures weigh in the ratios; nothing where none of those that ratios are about has any."""
+    shown = [name for name in summary.methods if name.startswith(AGENT_PREFIX)]
+    told = []
+    for name in dict.fromkeys((REFERENCE, summary.best_classical, *shown)):
+        failed = sum(summary.methods[name].failures.values())
+        if failed:
+            told.append(f"{name} on {failed} of {summary.methods[name].runs}")
+    if not told:
+        return ""
+    return (
+        f" Failed: {', '.join(told)}. A failed run counts as {summary.censored} evaluations, so the limit of steps "
+        "weighs in their ratios."
+    )
 
 
 def _order(summary: SetSummary, agents_first: bool = True) -> list[str]:
@@ -171,19 +193,30 @@ def _order(summary: SetSummary, agents_first: bool = True) -> list[str]:
     return sorted(ratios, key=lambda name: (agents_first and not name.startswith(AGENT_PREFIX), ratios[name]))
 
 
-def _cells(method: MethodSummary, fmax: float) -> list[str]:
-    at = method.at[fmax]
+def _cells(method: MethodSummary, summary: SetSummary) -> list[str]:
+    at = method.at[summary.fmax]
+    also = [ratios[level] for level in summary.also for ratios in (method.ratio_to_reference, method.ratio_to_best)]
     return [
         f"{100 * at.converged_fraction:.0f} %",
         f"{at.median:g}",
         f"{at.mean:.1f}",
         f"{at.p95:.1f}",
         f"{at.max:g}",
-        _ratio(method.ratio_to_reference[fmax]),
-        _ratio(method.ratio_to_best),
+        _ratio(method.ratio_to_reference[summary.fmax]),
+        _ratio(method.ratio_to_best[summary.fmax]),
+        *(f"{ratio.value:.3f}" for ratio in also),
         "/".join(str(method.energies[relation]) for relation in ("same", "lower", "higher")),
         f"{method.seconds:.2f}",
     ]
+
+
+def _markdown_table(heads: Sequence[str], rows: dict[str, list[str]]) -> list[str]:
+    lines = ["| " + " | ".join(heads) + " |", "| --- |" + " ---: |" * (len(heads) - 1)]
+    return lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
+
+
+def _structures(summary: SetSummary) -> str:
+    return f"{summary.structures} structure{'' if summary.structures == 1 else 's'}"
 
 
 def _ratio(ratio: Ratio) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 from ase import Atoms
 
 from relaxrl.errors import CalculatorError
-from relaxrl.evaluation.methods import AGENT_PREFIX, make_optimizer
+from relaxrl.evaluation.methods import is_guided, make_optimizer
 from relaxrl.optimize import Policy
 from relaxrl.potentials import CalculatorSpec, CountedCalculator, EvaluationCounter
 
@@ -42,16 +42,23 @@ class Limits:
         fmax: eV/Å; converged below it.
         steps: Steps of the optimizer; one step may take several force evaluations.
         seconds: Wall-clock time; None for no limit.
+        also: eV/Å, above fmax; forces at which tables compare as well.
     """
 
     fmax: float = 0.01
     steps: int = 500
     seconds: float | None = None
+    also: tuple[float, ...] = ()
 
     @property
     def thresholds(self) -> tuple[float, ...]:
-        """`THRESHOLDS` and fmax, largest first."""
-        return tuple(sorted({*THRESHOLDS, self.fmax}, reverse=True))
+        """`THRESHOLDS`, those of `also`, and fmax, largest first."""
+        return tuple(sorted({*THRESHOLDS, *self.also, self.fmax}, reverse=True))
+
+    @property
+    def censored(self) -> int:
+        """Force evaluations that a failed run counts as, unless it took more."""
+        return self.steps + 1
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ class RunRecord:
         seconds: Wall-clock time.
         fmax: eV/Å, at the end; NaN if no forces were ever computed.
         energy: eV, at the end; NaN likewise.
-        handover: Why the agent was relieved before the end; empty if it was not, and for all other methods.
+        handover: Why the agent was relieved before the end; empty if it was not, and for methods without one.
         trace: fmax of each force evaluation, eV/Å; NaN where the calculator failed.
     """
 
@@ -132,7 +139,7 @@ def run_method(
     with warnings.catch_warnings():
         # Optimizers warn of what the record holds anyway (steps too long, line searches that fail).
         warnings.simplefilter("ignore")
-        converged, reason, handover = _relax(atoms, method, limits, agents or {})
+        converged, reason, handover = _relax(atoms, method, limits, agents or {}, calculator)
     seconds = time.perf_counter() - began
     # Before energy and forces are asked for: an optimizer may end at a geometry that has to be evaluated again.
     spent, distinct, trace = counter.count, counter.distinct, list(counter.fmaxs)
@@ -161,11 +168,13 @@ def run_method(
     )
 
 
-def _relax(atoms: Atoms, method: str, limits: Limits, agents: Mapping[str, Policy]) -> tuple[bool, str, str]:
+def _relax(
+    atoms: Atoms, method: str, limits: Limits, agents: Mapping[str, Policy], calculator: CalculatorSpec
+) -> tuple[bool, str, str]:
     """Whether it converged, why it ended, and why the agent was relieved."""
     optimizer, converged = None, False
     try:
-        optimizer = make_optimizer(method, atoms, agents)
+        optimizer = make_optimizer(method, atoms, agents, calculator)
         converged = bool(optimizer.run(fmax=limits.fmax, steps=limits.steps))
         reason = "converged" if converged else "steps"
     except _OutOfTime:
@@ -174,8 +183,7 @@ def _relax(atoms: Atoms, method: str, limits: Limits, agents: Mapping[str, Polic
         reason = f"calculator: {_one_line(error)}"
     except Exception as error:  # optimizers of several libraries: whatever they raise is a failure of theirs
         reason = f"error: {type(error).__name__}: {_one_line(error)}"
-    is_agent = method.startswith(AGENT_PREFIX)
-    return converged, reason, str(getattr(optimizer, "handover_reason", "")) if is_agent else ""
+    return converged, reason, str(getattr(optimizer, "handover_reason", "")) if is_guided(method) else ""
 
 
 def _final(atoms: Atoms, counter: EvaluationCounter) -> tuple[float, float]:

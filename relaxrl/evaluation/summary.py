@@ -32,7 +32,7 @@ class MethodSummary:
         runs: Structures.
         at: Force evaluations until each threshold of fmax that the runs were meant to reach.
         ratio_to_reference: Of force evaluations to those of BFGS, at each of these thresholds.
-        ratio_to_best: To those of the best classical method of the set, at the fmax asked for.
+        ratio_to_best: To those of the best classical method of the set at each of these thresholds.
         seconds: Median wall-clock time of a run.
         energies: How many runs ended in the same minimum as BFGS, a lower, a higher one; the rest are not comparable.
         failures: How often each reason other than "converged" ended a run.
@@ -41,7 +41,7 @@ class MethodSummary:
     runs: int
     at: dict[float, Distribution]
     ratio_to_reference: dict[float, Ratio]
-    ratio_to_best: Ratio
+    ratio_to_best: dict[float, Ratio]
     seconds: float
     energies: dict[str, int]
     failures: dict[str, int]
@@ -55,15 +55,24 @@ class SetSummary:
         name: Set as the user gave it; "all" for all together.
         structures: How many.
         fmax: eV/Å, asked for.
-        best_classical: The classical method that needs fewest force evaluations: the bar.
+        also: eV/Å; other forces that tables show.
+        censored: Force evaluations that a failed run counts as, unless it took more.
+        best_at: The classical method that needs fewest force evaluations to each threshold: the bar.
         methods: By name.
     """
 
     name: str
     structures: int
     fmax: float
-    best_classical: str
+    also: tuple[float, ...]
+    censored: int
+    best_at: dict[float, str]
     methods: dict[str, MethodSummary]
+
+    @property
+    def best_classical(self) -> str:
+        """The classical method that needs fewest force evaluations to the fmax asked for."""
+        return self.best_at[self.fmax]
 
     def as_json(self) -> dict[str, Any]:
         """The set as JSON-ready values; see `docs/evaluation.md` for the keys."""
@@ -71,7 +80,7 @@ class SetSummary:
             "name": self.name,
             "structures": self.structures,
             "best_classical": self.best_classical,
-            "methods": {name: _method_json(summary, self.fmax) for name, summary in self.methods.items()},
+            "methods": {name: _method_json(summary, self) for name, summary in self.methods.items()},
         }
 
 
@@ -88,7 +97,7 @@ def summarize(name: str, records: Sequence[RunRecord], limits: Limits, seed: int
     structures = list(table[REFERENCE])
     thresholds = [level for level in limits.thresholds if level >= limits.fmax]
     counts = {
-        method: {level: _counts(runs, structures, level, limits.steps + 1) for level in thresholds}
+        method: {level: _counts(runs, structures, level, limits.censored) for level in thresholds}
         for method, runs in table.items()
     }
     reference = counts[REFERENCE]
@@ -101,7 +110,10 @@ def summarize(name: str, records: Sequence[RunRecord], limits: Limits, seed: int
         }
         for method, values in counts.items()
     }
-    best = best_of({method: ratio[limits.fmax] for method, ratio in ratios.items()}, list(CLASSICAL)) or REFERENCE
+    best = {
+        level: best_of({method: ratio[level] for method, ratio in ratios.items()}, list(CLASSICAL)) or REFERENCE
+        for level in thresholds
+    }
     methods = {}
     for method, runs in table.items():
         relations = [energy_relation(runs[key], table[REFERENCE][key]) for key in structures]
@@ -115,14 +127,17 @@ def summarize(name: str, records: Sequence[RunRecord], limits: Limits, seed: int
                 for level in thresholds
             },
             ratio_to_reference=ratios[method],
-            ratio_to_best=paired_ratio(
-                counts[method][limits.fmax], counts[best][limits.fmax], streams.numpy(f"{name} {method} best")
-            ),
+            ratio_to_best={
+                level: paired_ratio(
+                    counts[method][level], counts[best[level]][level], streams.numpy(f"{name} {method} {level} best")
+                )
+                for level in thresholds
+            },
             seconds=float(np.median([runs[key].seconds for key in structures])),
             energies={relation: relations.count(relation) for relation in ("same", "lower", "higher")},
             failures={kind: endings.count(kind) for kind in dict.fromkeys(endings) if kind != "converged"},
         )
-    return SetSummary(name, len(structures), limits.fmax, best, methods)
+    return SetSummary(name, len(structures), limits.fmax, limits.also, limits.censored, best, methods)
 
 
 def _counts(runs: dict[str, RunRecord], structures: Sequence[str], level: float, limit: int) -> FloatArray:
@@ -133,27 +148,25 @@ def _kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def _method_json(summary: MethodSummary, fmax: float) -> dict[str, Any]:
-    ratio = summary.ratio_to_reference[fmax]
+def _method_json(summary: MethodSummary, of: SetSummary) -> dict[str, Any]:
     return {
         "runs": summary.runs,
-        **asdict(summary.at[fmax]),
-        "ratio_to_bfgs": ratio.value,
-        "ratio_to_bfgs_interval": [ratio.low, ratio.high],
-        "ratio_to_best_classical": summary.ratio_to_best.value,
-        "ratio_to_best_classical_interval": [summary.ratio_to_best.low, summary.ratio_to_best.high],
+        **_level_json(summary, of.fmax),
         "seconds_median": summary.seconds,
         "energy_compared_with_bfgs": summary.energies,
         "failures": summary.failures,
         "thresholds": {
-            f"{level:g}": {
-                **asdict(summary.at[level]),
-                "ratio_to_bfgs": summary.ratio_to_reference[level].value,
-                "ratio_to_bfgs_interval": [
-                    summary.ratio_to_reference[level].low,
-                    summary.ratio_to_reference[level].high,
-                ],
-            }
-            for level in summary.at
+            f"{level:g}": {**_level_json(summary, level), "best_classical": of.best_at[level]} for level in summary.at
         },
+    }
+
+
+def _level_json(summary: MethodSummary, level: float) -> dict[str, Any]:
+    to_reference, to_best = summary.ratio_to_reference[level], summary.ratio_to_best[level]
+    return {
+        **asdict(summary.at[level]),
+        "ratio_to_bfgs": to_reference.value,
+        "ratio_to_bfgs_interval": [to_reference.low, to_reference.high],
+        "ratio_to_best_classical": to_best.value,
+        "ratio_to_best_classical_interval": [to_best.low, to_best.high],
     }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ast
-import difflib
 import importlib
 import inspect
 import re
@@ -19,12 +18,14 @@ from ase.calculators.calculator import get_calculator_class
 from ase.calculators.names import names as ase_names
 
 from relaxrl.errors import CalculatorError
+from relaxrl.potentials.arguments import nearest, warn_of_unknown_arguments
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
 from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lennard_jones import LennardJones
 from relaxrl.potentials.morse import Morse
+from relaxrl.potentials.parameter_files import find_parameter_file
 from relaxrl.potentials.pmmcs import PMMCS
 from relaxrl.potentials.stillinger_weber import StillingerWeber
 from relaxrl.potentials.tersoff import Tersoff
@@ -98,7 +99,7 @@ class CalculatorSpec:
         """
         factory = self._factory()
         try:
-            return factory(**self.arguments)
+            made = factory(**self.arguments)
         except CalculatorError:
             raise
         except Exception as error:  # importing and making a calculator runs foreign code: anything may come
@@ -106,6 +107,9 @@ class CalculatorSpec:
             raise CalculatorError(
                 f"can't make the calculator `{self.name}` with {given}: {type(error).__name__}: {error}"
             ) from error
+        if self._named is None:  # those of names were checked before
+            warn_of_unknown_arguments(factory, self.arguments, self.name)
+        return made
 
     def potential(self, workers: int = 0) -> Potential:
         """A potential for batches: the one written in torch where there is one, else the ASE calculator's.
@@ -176,7 +180,7 @@ class CalculatorSpec:
         named = self._named
         if named is None or not isinstance(self.target, str) or not set(self.arguments) <= set(named.torch_arguments):
             return None
-        file = [self.target.partition(":")[2]] if named.needs_file else []
+        file = [find_parameter_file(self.target.partition(":")[2])] if named.needs_file else []
         try:
             return named.torch(*file, **self.arguments)
         except (TypeError, ValueError) as error:
@@ -227,7 +231,7 @@ def calculator_names() -> list[str]:
 def _check_name(name: str) -> None:
     if name not in _NAMED and name not in ase_names:
         raise CalculatorError(
-            f"unknown calculator {name!r}{_nearest(name, [*_NAMED, *ase_names])}; expected one of "
+            f"unknown calculator {name!r}{nearest(name, [*_NAMED, *ase_names])}; expected one of "
             f"{', '.join(calculator_names())}, a name that ASE knows, or an import path such as "
             "ase.calculators.emt:EMT, followed by arguments such as ,sigma=3.4"
         )
@@ -247,7 +251,7 @@ def _check_arguments(name: str, given: Collection[str], known: Collection[str]) 
     for key in given:
         if key not in known:
             raise CalculatorError(
-                f"calculator `{name}` has no argument {key!r}{_nearest(key, known)}; it takes {', '.join(known)}"
+                f"calculator `{name}` has no argument {key!r}{nearest(key, known)}; it takes {', '.join(known)}"
             )
 
 
@@ -280,14 +284,9 @@ def _imported(path: str) -> Callable[..., Any]:
         public = [name for name, value in inspect.getmembers(module, callable) if not name.startswith("_")]
         file = f" ({Path(module.__file__).name})" if module.__file__ else ""
         raise CalculatorError(
-            f"module `{module_name}`{file} has no {attribute!r}{_nearest(attribute, public)}"
+            f"module `{module_name}`{file} has no {attribute!r}{nearest(attribute, public)}"
         ) from None
     if not callable(found):
         raise CalculatorError(f"`{path}` must be a class or a function that makes calculators, got {found!r}")
     made: Callable[..., Any] = found
     return made
-
-
-def _nearest(word: str, known: Iterable[str]) -> str:
-    close = difflib.get_close_matches(word, list(known), n=1)
-    return f" (did you mean {close[0]!r}?)" if close else ""

@@ -34,8 +34,8 @@ def record(method, n, structure="a#0", converged=True, energy=-1.0, n_loose=None
     )
 
 
-def comparison(records):
-    return Comparison(records, "emt", Limits(steps=99), 0.0, 0)
+def comparison(records, also=(0.05,)):
+    return Comparison(records, "emt", Limits(steps=99, also=also), 0.0, 0)
 
 
 def test_ratios_by_hand():
@@ -109,7 +109,7 @@ def test_the_best_classical_method_is_neither_an_agent_nor_the_untrained_one():
     ]
     summary = summarize("a", records, Limits(), seed=0)
     assert summary.best_classical == "GoodOldQuasiNewton"
-    assert summary.methods["agent:x"].ratio_to_best.value == pytest.approx(0.25)
+    assert summary.methods["agent:x"].ratio_to_best[0.01].value == pytest.approx(0.25)
     assert summary.methods["agent:x"].ratio_to_reference[0.01].value == pytest.approx(0.15)
     text = markdown(comparison(records))
     assert "The bar is the best classical method, GoodOldQuasiNewton (0.600 [0.600, 0.600] of BFGS)" in text
@@ -199,7 +199,7 @@ def test_each_set_has_its_own_figures_and_bar():
     assert summary["structures"] == 2
     assert "NaN" not in json.dumps(summary)
     text = markdown(comparison(records))
-    assert "## a (1 structures)" in text
+    assert "## a (1 structure)" in text
     assert "## all (2 structures)" in text
 
 
@@ -226,3 +226,41 @@ def test_a_report_of_nothing_but_failures_is_written_and_says_so(tmp_path):
     for path in write_report(comparison, tmp_path):
         assert path.stat().st_size > 0, path.name
     assert "No method converged" in str(table(comparison.summary()).caption)
+
+
+def test_each_force_has_a_bar_of_its_own():
+    records = [
+        record("BFGS", 20, n_loose=10),
+        record("FIRE", 10, n_loose=9),
+        record("GPMin", 16, n_loose=5),
+        record("agent:x", 4, n_loose=2),
+    ]
+    summary = comparison(records).summary()
+    assert summary.best_at == {0.1: "GPMin", 0.05: "GPMin", 0.01: "FIRE"}
+    assert summary.best_classical == "FIRE"
+    agent = summary.methods["agent:x"]
+    assert [agent.ratio_to_best[level].value for level in (0.05, 0.01)] == pytest.approx([0.4, 0.4])
+    assert [agent.ratio_to_reference[level].value for level in (0.05, 0.01)] == pytest.approx([0.2, 0.2])
+    found = summary_json(comparison(records))
+    assert found["settings"]["also"] == [0.05]
+    loose = found["methods"]["agent:x"]["thresholds"]["0.05"]
+    assert (loose["best_classical"], loose["ratio_to_best_classical"]) == ("GPMin", pytest.approx(0.4))
+    drawn = table(summary)
+    heads = [column.header for column in drawn.columns]
+    row = dict(zip(heads, (next(iter(column.cells)) for column in drawn.columns), strict=True))
+    assert (row["to BFGS at 0.05"], row["to best at 0.05"]) == ("0.200", "0.400")
+    text = markdown(comparison(records))
+    assert "To 0.05 eV/Å it is GPMin." in text
+    assert "| 0.05 eV/Å, to BFGS | to GPMin | 0.01 eV/Å, to BFGS | to FIRE |" in text
+    assert "at 0.05" not in markdown(comparison(records, also=()))
+
+
+def test_the_report_says_when_failures_make_the_ratios():
+    records = [
+        *(record("BFGS", 20, f"a#{k}", converged=k > 0) for k in range(3)),
+        *(record("agent:x", 4, f"a#{k}", converged=k > 1) for k in range(3)),
+        *(record("FIRE", 50, f"a#{k}", converged=False) for k in range(3)),
+    ]
+    said = "Failed: BFGS on 1 of 3, agent:x on 2 of 3. A failed run counts as 100 evaluations"
+    assert said in markdown(comparison(records))
+    assert "Failed:" not in markdown(comparison([record("BFGS", 20), record("FIRE", 50, converged=False)]))

@@ -12,7 +12,7 @@ from ase.calculators.emt import EMT
 from ase.optimize import BFGS
 
 from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
-from relaxrl.evaluation import Limits, evaluate, method_names
+from relaxrl.evaluation import Limits, evaluate
 from relaxrl.evaluation import methods as methods_module
 from relaxrl.evaluation.compare import starting_points
 from relaxrl.evaluation.run import Start, run_method
@@ -47,7 +47,7 @@ def start(atoms, name="cell#0"):
     return Start(name, name.rpartition("#")[0], atoms)
 
 
-@pytest.mark.parametrize("method", [*method_names(), "agent:descent"])
+@pytest.mark.parametrize("method", [*methods_module.STANDARD, "agent:descent"])
 def test_every_method_is_counted_as_by_hand_from_the_same_start(method):
     HandCounted.calls.clear()
     atoms = alloy()
@@ -279,3 +279,18 @@ def test_bad_input_is_named():
     for wrong in ({"fmax": 0.0}, {"steps": 0}, {"rattle": -1.0}, {"workers": 0}, {"seconds": 0.0}, {"fmax": math.nan}):
         with pytest.raises(ConfigError, match=next(iter(wrong))):
             evaluate(None, alloy(), "emt", **wrong)
+
+
+def test_other_forces_to_compare_at_are_read_off_the_same_runs():
+    usual = evaluate(None, alloy(), "emt", methods=["BFGS"])
+    assert usual.limits.also == (0.05,)
+    more = evaluate(None, alloy(), "emt", methods=["BFGS"], also=[0.5, 0.2])
+    assert more.limits.also == (0.5, 0.2)
+    (record,) = more.records
+    assert record.trace == usual.records[0].trace
+    for level in (0.5, 0.2, 0.05):
+        assert record.evaluations[level] == next(k for k, fmax in enumerate(record.trace, 1) if fmax <= level)
+    assert evaluate(None, alloy(), "emt", methods=["BFGS"], fmax=0.05).limits.also == ()
+    for wrong in (0.01, 0.001, math.nan, math.inf):
+        with pytest.raises(ConfigError, match=r"also: expected forces above fmax=0.01"):
+            evaluate(None, alloy(), "emt", also=[wrong])

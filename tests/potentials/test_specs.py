@@ -3,10 +3,11 @@
 import pickle
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from ase.build import bulk, molecule
+from ase.calculators.calculator import FileIOCalculator
 from ase.calculators.emt import EMT as AseEMT  # noqa: N811 # a class, whose name is an acronym
 from ase.calculators.lj import LennardJones as AseLennardJones
 
@@ -62,6 +63,9 @@ def test_specs_travel_and_may_be_extended() -> None:
     [
         ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of eam:FILE, emt, "),
         ("lj,sgima=3", r"`lj` has no argument 'sgima' \(did you mean 'sigma'\?\); it takes sigma, epsilon"),
+        ("EMTT", r"unknown calculator 'EMTT' \(did you mean 'emt'\?\)"),
+        ("chgnet", r"unknown calculator 'chgnet'; expected"),
+        ("mace", r"unknown calculator 'mace'; expected"),  # not ASE's `ace`, which is something else
         ("ase.calculators.emt", "unknown calculator .* an import path such as ase.calculators.emt:EMT"),
     ],
 )
@@ -103,3 +107,42 @@ def test_unsupported_elements_are_named_before_any_evaluation() -> None:
         emt.check(molecule("SH2") + molecule("CH3Cl"), "a.cif#0")
     assert parse_calculator("lj").supports([92])
     assert parse_calculator("ase.calculators.emt:EMT").supports([92])
+
+
+def family(sigma: float = 1.0, **kwargs: float) -> AseLennardJones:
+    return AseLennardJones(sigma=sigma, **kwargs)
+
+
+class Program(FileIOCalculator):
+    """Hands its arguments on to a program."""
+
+    _legacy_default_command = "true"
+    implemented_properties: ClassVar[list[str]] = ["energy"]
+
+
+@pytest.mark.parametrize(
+    ("target", "key", "said"),
+    [
+        ("ase.calculators.emt:EMT", "asap_cutof", r"no argument 'asap_cutof' \(did you mean 'asap_cutoff'\?\)"),
+        ("ase.calculators.emt:EMT", "sigma", r"`ase.calculators.emt:EMT` names no argument 'sigma' and may ignore it"),
+        ("ase.calculators.lj:LennardJones", "sigm", r"'sigm' \(did you mean 'sigma'\?\).* epsilon, rc, ro, sigma"),
+        (family, "sgima", r"'sgima' \(did you mean 'sigma'\?\)"),
+    ],
+)
+def test_arguments_that_a_calculator_swallows_are_told(target: Any, key: str, said: str) -> None:
+    with pytest.warns(UserWarning, match=said):
+        parse_calculator(target, **{key: 1.0}).create()
+
+
+@pytest.mark.parametrize(
+    ("target", "key"),
+    [
+        ("ase.calculators.emt:EMT", "asap_cutoff"),
+        ("ase.calculators.lj:LennardJones", "sigma"),
+        (family, "sigma"),
+        (family, "rc"),  # named by what the function hands it to
+        (Program, "ecut"),
+    ],
+)
+def test_arguments_that_may_mean_something_are_not(target: Any, key: str) -> None:
+    parse_calculator(target, **{key: 2.0}).create()  # warnings are errors here
