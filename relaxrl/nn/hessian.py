@@ -7,11 +7,10 @@ from e3nn import o3
 from torch import Tensor, nn
 
 from relaxrl.nn.actor import Actor
-from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
 from relaxrl.nn.config import HessianActorConfig
 from relaxrl.nn.convolution import coupling
 from relaxrl.nn.inputs import NetworkInputs
-from relaxrl.nn.newton import newton_step
+from relaxrl.nn.solve import newton_displacement
 from relaxrl.nn.trunk import Trunk, TrunkOutput
 
 MAX_LOG_STIFFNESS = 6.0
@@ -46,15 +45,10 @@ class HessianActor(Actor):
 
     def raw_displacement(self, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
         """See the class; assembled and solved in float64."""
-        padding = Padding(inputs.graph_index, inputs.n_graphs)
-        forces = padding.pad(inputs.forces.double())
-        step = newton_step(self._hessian(inputs, output, padding), forces, padding.present, self.config.floor)
-        return padding.unpad(step)
-
-    def _hessian(self, inputs: NetworkInputs, output: TrunkOutput, padding: Padding) -> Tensor:
         blocks, rows = self.head(output, inputs)
-        index = inputs.edge_index
-        return pair_hessian(blocks.double(), index, padding) + site_hessian(rows.double(), index, padding)
+        return newton_displacement(
+            blocks, rows, inputs.forces, inputs.edge_index, inputs.graph_index, inputs.n_graphs, self.config.floor
+        )
 
 
 class HessianHead(nn.Module):

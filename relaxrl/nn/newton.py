@@ -75,11 +75,11 @@ def floored_factor(hessian: Tensor, present: Tensor, floor: float) -> Tensor:
 
 
 def _with_stiff_translations(hessian: Tensor, present: Tensor) -> Tensor:
-    """A copy in which rigid translations, and atoms that are padding, are as stiff as the average mode."""
+    """A copy in which rigid translations, and atoms that are padding, are as stiff as the average mode, or 1 eV/Å²."""
     mask = present.to(hessian)
     n_atoms = mask.sum(1)
-    # The norm of a matrix rotates with the crystal, its diagonal would not.
-    scale: Tensor = (torch.linalg.matrix_norm(hessian) / (3 * n_atoms).sqrt()).clamp(min=1.0)
+    # The mean eigenvalue: it rotates with the crystal, and is known without the matrix too.
+    scale: Tensor = (hessian.diagonal(dim1=1, dim2=2).sum(1) / (3 * n_atoms)).clamp(min=1.0)
     together = mask.unsqueeze(2) * mask.unsqueeze(1) / n_atoms[:, None, None]
     blocks = scale[:, None, None] * (together + torch.diag_embed(1.0 - mask))
     n = mask.shape[1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from scipy import sparse
@@ -50,12 +51,20 @@ class SparseHessian:
 
     def __matmul__(self, displacement: FloatArray) -> FloatArray:
         """H times a vector (3 n_atoms,)."""
-        product: FloatArray = self.pairs @ displacement + self.sites.T @ (self.sites @ displacement)
+        product: FloatArray = self.pairs @ displacement + self._sites_transposed @ (self.sites @ displacement)
         return product
+
+    @cached_property
+    def _sites_transposed(self) -> sparse.bsr_array:
+        return self.sites.T  # a copy, which costs more than a product
+
+    def trace(self) -> float:
+        """Sum of the eigenvalues, eV/Å²."""
+        return float(self.pairs.trace() + np.square(self.sites.data).sum())
 
     def assembled(self) -> sparse.csr_array:
         """H as one sparse matrix, (3 n_atoms, 3 n_atoms), eV/Å²; its cost is that of a hundred products."""
-        return sparse.csr_array(self.pairs + self.sites.T @ self.sites)
+        return sparse.csr_array(self.pairs + self._sites_transposed @ self.sites)
 
 
 def sparse_hessian(blocks: Tensor, rows: Tensor, edge_index: Tensor, n_atoms: int) -> sparse.csr_array:

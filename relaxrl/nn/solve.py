@@ -1,0 +1,70 @@
+"""From what the network says of edges to displacements of all atoms, by the method that suits each structure's size."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
+from relaxrl.nn.krylov import krylov_step
+from relaxrl.nn.newton import newton_step
+
+DENSE_LIMIT = 128
+"""Atoms up to which a structure is solved by a dense factorisation, together with others of the batch."""
+
+
+def newton_displacement(
+    blocks: Tensor,
+    rows: Tensor,
+    forces: Tensor,
+    edge_index: Tensor,
+    graph_index: Tensor,
+    n_graphs: int,
+    floor: float = 0.05,
+    dense_limit: int = DENSE_LIMIT,
+) -> Tensor:
+    """|H|⁻¹ F of each structure of a batch, in float64, with gradients through the solve.
+
+    Args:
+        blocks: (n_edges, 3, 3), symmetric, eV/Å²; see `pair_hessian`.
+        rows: (n_edges, channels, 3), eV^½/Å; see `site_hessian`.
+        forces: (n_atoms, 3), eV/Å.
+        edge_index: (2, n_edges).
+        graph_index: (n_atoms,), int64, sorted.
+        n_graphs: Structures in the batch.
+        floor: eV/Å²; softer modes, and those of negative curvature, are taken to be this stiff.
+        dense_limit: Atoms; structures that have more never see a matrix of all their atoms.
+
+    Returns:
+        (n_atoms, 3), Å.
+    """
+    blocks, rows, forces = blocks.double(), rows.double(), forces.double()
+    sizes = torch.bincount(graph_index, minlength=n_graphs)
+    large = sizes > dense_limit
+    if not large.any():
+        return _dense(blocks, rows, forces, edge_index, graph_index, n_graphs, floor)
+    graph_of_edge = graph_index[edge_index[0]]
+    where, steps = [], []
+    if not large.all():
+        atoms, edges = ~large[graph_index], ~large[graph_of_edge]
+        new_atom, new_graph = atoms.cumsum(0) - 1, (~large).cumsum(0) - 1
+        where.append(torch.nonzero(atoms).squeeze(1))
+        index = new_atom[edge_index[:, edges]]
+        graphs = new_graph[graph_index[atoms]]
+        steps.append(
+            _dense(blocks[edges], rows[edges], forces[atoms], index, graphs, n_graphs - int(large.sum()), floor)
+        )
+    for graph in torch.nonzero(large).squeeze(1).tolist():
+        atoms, edges = torch.nonzero(graph_index == graph).squeeze(1), graph_of_edge == graph
+        where.append(atoms)
+        index = edge_index[:, edges] - atoms[0]
+        steps.append(krylov_step(blocks[edges], rows[edges], forces[atoms], index, floor))
+    return forces.new_zeros(forces.shape).index_copy(0, torch.cat(where), torch.cat(steps))
+
+
+def _dense(
+    blocks: Tensor, rows: Tensor, forces: Tensor, edge_index: Tensor, graph_index: Tensor, n_graphs: int, floor: float
+) -> Tensor:
+    padding = Padding(graph_index, n_graphs)
+    hessian = pair_hessian(blocks, edge_index, padding) + site_hessian(rows, edge_index, padding)
+    return padding.unpad(newton_step(hessian, padding.pad(forces), padding.present, floor))
