@@ -10,6 +10,8 @@ from relaxrl.training.config import (
     TrainConfig,
     WarmUpConfig,
 )
+from relaxrl.training.constraints import ConstraintTrainer
+from relaxrl.training.constraints_config import ConstraintsConfig
 from relaxrl.training.diagnostics import Diagnosis, DiagnosisConfig, Figures, diagnose
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.result import TrainResult
@@ -19,6 +21,8 @@ from relaxrl.training.run import load_run_config, resume, train
 __all__ = [
     "Cloner",
     "CloningConfig",
+    "ConstraintTrainer",
+    "ConstraintsConfig",
     "Diagnosis",
     "DiagnosisConfig",
     "EvaluationConfig",

@@ -55,13 +55,13 @@ class GradientTrainer(ABC, Generic[C]):
         self.progress = progress or TrainingProgress(self.method, enabled=False)
         self.generators = Generators(config.run.seed)
         self.potential = parse_calculator(config.calculator).potential()
-        train, development = load_crystals(
+        train, self.development = load_crystals(
             config.structures, config.kind, config.calculator, config.evaluation, self.generators.numpy("split")
         )
         require_minima(train, f"method: `{self.method}`", "use `method=td3` with `expert.name=bfgs`")
         self.minima = [crystal.atoms for crystal in train]
         self.starts = development_starts(
-            development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
+            self.development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
         )
         self.module = self.build().to(config.run.device)
         self.average = _average(self.module, config.ema_decay)

@@ -14,15 +14,21 @@ from relaxrl.errors import ConfigError
 from relaxrl.training.cloning import Cloner
 from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.config import TrainConfig
+from relaxrl.training.constraints import ConstraintTrainer
+from relaxrl.training.constraints_config import ConstraintsConfig
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.result import TrainResult
 from relaxrl.training.rl import Trainer
 
-RunConfiguration = TrainConfig | CloningConfig
+RunConfiguration = TrainConfig | CloningConfig | ConstraintsConfig
 """What can be trained; the key `method` tells them apart."""
 
-_METHODS: dict[str, type[TrainConfig] | type[CloningConfig]] = {"td3": TrainConfig, "cloning": CloningConfig}
+_METHODS: dict[str, type[RunConfiguration]] = {
+    "td3": TrainConfig,
+    "cloning": CloningConfig,
+    "constraints": ConstraintsConfig,
+}
 _CHANGEABLE = ("run.steps", "run.minutes", "run.updates", "run.threads")
 """Keys that a resumed run may be given anew."""
 
@@ -60,8 +66,8 @@ def train(config: RunConfiguration | Mapping[str, Any] | str | Path, verbose: bo
     """Train an agent.
 
     Args:
-        config: A configuration, nested mappings, or the path of a YAML file; see `TrainConfig` and `CloningConfig` for
-            the keys.
+        config: A configuration, nested mappings, or the path of a YAML file; see `TrainConfig`, `CloningConfig` and
+            `ConstraintsConfig` for the keys.
         verbose: Whether to show a progress bar and evaluations on standard error.
 
     Raises:
@@ -113,9 +119,11 @@ def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = 
     return trainer.run()
 
 
-def _trainer(config: RunConfiguration, folder: RunFolder, verbose: bool) -> Trainer | Cloner:
+def _trainer(config: RunConfiguration, folder: RunFolder, verbose: bool) -> Trainer | Cloner | ConstraintTrainer:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     if isinstance(config, CloningConfig):
         return Cloner(config, folder, TrainingProgress("cloning", verbose))
+    if isinstance(config, ConstraintsConfig):
+        return ConstraintTrainer(config, folder, TrainingProgress("constraints", verbose))
     return Trainer(config, folder, TrainingProgress("training", verbose))
