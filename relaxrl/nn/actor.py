@@ -15,6 +15,7 @@ from relaxrl.nn.embedding import smooth_norm
 from relaxrl.nn.fusion import EnvironmentGate
 from relaxrl.nn.heads import Decisions, PolicyHeads, within_trust_radius
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
+from relaxrl.nn.memory import keep_freed_memory
 from relaxrl.nn.trunk import Trunk, TrunkOutput
 
 
@@ -41,6 +42,7 @@ class Actor(nn.Module, ABC):
         self.max_neighbors = max_neighbors
         self.env_input_dim = env_input_dim
         self.max_step = max_step
+        keep_freed_memory()
 
     def add_heads(self, config: PolicyHeadsConfig | None) -> None:
         """Make gate or policy heads; last in a constructor, so that other parameters start the same without them."""

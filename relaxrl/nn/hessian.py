@@ -92,9 +92,10 @@ class HessianHead(nn.Module):
         projections = around[:, 0] * unit[0, :, None]
         for axis in (1, 2):
             projections = torch.addcmul(projections, around[:, axis], unit[axis, :, None])
-        hidden = self.of_edge(edges.scalars) + self.of_projections(projections)
-        hidden = hidden + self.of_centre(scalars).index_select(0, centre)
-        hidden = hidden + self.of_neighbour(scalars).index_select(0, neighbour)
+        # In place: of 64 numbers per edge, copies cost more than the sums.
+        hidden = self.of_edge(edges.scalars).addmm_(projections, self.of_projections.weight.T)
+        hidden += self.of_centre(scalars).index_select(0, centre)
+        hidden += self.of_neighbour(scalars).index_select(0, neighbour)
         stiff, sites, mix, mix_tensors = self.last(self.network(hidden)).split(self.sizes, dim=1)
         scale = self.config.stiffness * edges.envelope
         along = torch.exp(MAX_LOG_STIFFNESS * torch.tanh(stiff[:, 0] / MAX_LOG_STIFFNESS))
