@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from relaxrl import __version__
 from relaxrl.errors import RelaxRLError
 
-COMMANDS = ("train", "evaluate", "relax", "structures", "agents")
+COMMANDS = ("train", "pretrain", "evaluate", "relax", "structures", "agents")
 """Each is a module beside this one with `add_parser(subparsers)`; the parser sets `run`, args in, exit status out."""
 
 INTERRUPTED = 130

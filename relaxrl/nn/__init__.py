@@ -1,7 +1,7 @@
 """Networks that know graphs, not reinforcement learning."""
 
 from relaxrl.nn.actor import Actor, DirectActor
-from relaxrl.nn.build import build_actor, build_critic
+from relaxrl.nn.build import build_actor, build_critic, build_trunk_energy
 from relaxrl.nn.config import (
     ActorConfig,
     CriticConfig,
@@ -15,8 +15,10 @@ from relaxrl.nn.edges import Edges
 from relaxrl.nn.heads import Decisions, PolicyHeads
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
+from relaxrl.nn.pretrained import PretrainedCalculator, load_pretrained, load_trunk, save_pretrained
 from relaxrl.nn.receptive_field import ReceptiveField, format_receptive_field, receptive_field_report
 from relaxrl.nn.trunk import Trunk, TrunkOutput
+from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 
 __all__ = [
     "Actor",
@@ -32,14 +34,21 @@ __all__ = [
     "NetworkInputs",
     "PolicyHeads",
     "PolicyHeadsConfig",
+    "PretrainedCalculator",
     "ReceptiveField",
     "Trunk",
     "TrunkConfig",
+    "TrunkEnergyConfig",
+    "TrunkEnergyModel",
     "TrunkOutput",
     "TwinCritic",
     "build_actor",
     "build_critic",
+    "build_trunk_energy",
     "format_receptive_field",
+    "load_pretrained",
+    "load_trunk",
     "network_inputs",
     "receptive_field_report",
+    "save_pretrained",
 ]

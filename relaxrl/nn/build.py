@@ -11,6 +11,7 @@ from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig
 from relaxrl.nn.critic import TwinCritic
 from relaxrl.nn.hessian import HessianActor
+from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 
 
 def build_actor(config: ActorConfig, generator: torch.Generator | None = None) -> Actor:
@@ -33,6 +34,17 @@ def build_critic(config: CriticConfig, generator: torch.Generator | None = None)
     """
     with _initialised_by(generator):
         return TwinCritic(config)
+
+
+def build_trunk_energy(config: TrunkEnergyConfig, generator: torch.Generator | None = None) -> TrunkEnergyModel:
+    """A potential made of a trunk.
+
+    Args:
+        config: Sizes.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return TrunkEnergyModel(config)
 
 
 @contextmanager

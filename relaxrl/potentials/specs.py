@@ -32,6 +32,8 @@ from relaxrl.potentials.tersoff import Tersoff
 from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
 
+_OWN = "relaxrl."
+"""Import paths of this package: to look at them runs nobody else's code."""
 _ARGUMENT = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
 """The commas between arguments; those inside a list or a tuple have no `key=` after them."""
 _CONSTANTS = {"true": True, "false": False, "none": None}
@@ -178,6 +180,9 @@ class CalculatorSpec:
 
     def _torch_potential(self) -> TorchPotential | None:
         named = self._named
+        if named is None and self._makes_torch_calculators():
+            potential = self.create().potential
+            return potential if isinstance(potential, TorchPotential) else None
         if named is None or not isinstance(self.target, str) or not set(self.arguments) <= set(named.torch_arguments):
             return None
         file = [find_parameter_file(self.target.partition(":")[2])] if named.needs_file else []
@@ -185,6 +190,13 @@ class CalculatorSpec:
             return named.torch(*file, **self.arguments)
         except (TypeError, ValueError) as error:
             raise CalculatorError(f"can't make the potential `{self.name}`: {error}") from error
+
+    def _makes_torch_calculators(self) -> bool:
+        """Whether the target is a class of this package's calculators, whose potential can be had without them."""
+        factory = self.target
+        if isinstance(factory, str) and factory.startswith(_OWN):
+            factory = _imported(factory)
+        return isinstance(factory, type) and issubclass(factory, TorchCalculator)
 
 
 def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **arguments: Any) -> CalculatorSpec:

@@ -3,9 +3,10 @@
 from relaxrl.structures.alloys import AlloyConfig, random_alloy
 from relaxrl.structures.check import check_structure
 from relaxrl.structures.crystal import Crystal, Kind, StructureSet, perturb, split_by_parent
+from relaxrl.structures.labelled import LabelledStructure, displaced, label, read_labelled
 from relaxrl.structures.minima import MinimumConfig
 from relaxrl.structures.minimize import find_minima
-from relaxrl.structures.read import read_structures
+from relaxrl.structures.read import Parents, read_structures
 from relaxrl.structures.recipe import SetRecipe, make_set
 from relaxrl.structures.shipped import shipped_names
 from relaxrl.structures.write import write_structures
@@ -14,14 +15,19 @@ __all__ = [
     "AlloyConfig",
     "Crystal",
     "Kind",
+    "LabelledStructure",
     "MinimumConfig",
+    "Parents",
     "SetRecipe",
     "StructureSet",
     "check_structure",
+    "displaced",
     "find_minima",
+    "label",
     "make_set",
     "perturb",
     "random_alloy",
+    "read_labelled",
     "read_structures",
     "shipped_names",
     "split_by_parent",

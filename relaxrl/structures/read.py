@@ -59,20 +59,33 @@ def read_structures(
         StructureError: A file is missing, unreadable, or empty, a folder has no structures, or a structure can't be
             evaluated by any calculator; the message names file and frame.
     """
-    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
-    if not given:
-        raise StructureError("expected at least one file of structures, got none")
     crystals: list[Crystal] = []
-    for path in given:
-        name = os.fspath(path)
+    for name in given_names(paths):
         if is_shipped(name):
             shipped = read_shipped(name)
             crystals += shipped if kind is None else [_with_kind(crystal, kind) for crystal in shipped]
             continue
-        for file in _files(name):
-            for index, atoms in enumerate(_frames(file, cif_column)):
-                crystals.append(_crystal(file, index, atoms, kind, parents))
+        for crystal in read_file_or_folder(name, kind, parents, cif_column):
+            crystal.atoms.calc = None  # what a file stored must not be mistaken for the user's calculator's
+            crystals.append(crystal)
     return crystals
+
+
+def given_names(paths: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]) -> list[str]:
+    """One path or several as a list; `StructureError` if there are none."""
+    given = [paths] if isinstance(paths, str | os.PathLike) else list(paths)
+    if not given:
+        raise StructureError("expected at least one file of structures, got none")
+    return [os.fspath(path) for path in given]
+
+
+def read_file_or_folder(
+    name: str, kind: Kind | None = None, parents: Parents = "id", cif_column: str | None = None
+) -> Iterator[Crystal]:
+    """The structures of one path that is no shipped set, with whatever calculator their file gives them."""
+    for file in _files(name):
+        for index, atoms in enumerate(_frames(file, cif_column)):
+            yield _crystal(file, index, atoms, kind, parents)
 
 
 def _with_kind(crystal: Crystal, kind: Kind) -> Crystal:
@@ -82,7 +95,6 @@ def _with_kind(crystal: Crystal, kind: Kind) -> Crystal:
 def _crystal(file: str, index: int, atoms: Atoms, kind: Kind | None, parents: Parents) -> Crystal:
     identity = f"{file}#{index}"
     require_usable(atoms, f"{file}, frame {index}")
-    atoms.calc = None  # energies and forces that a file stored must not be mistaken for those of the user's calculator
     family = {"id": identity, "file": file, "formula": atoms.symbols.formula.reduce()[0].format("hill")}[parents]
     stated = kind or atoms.info.get(KIND_KEY, "start")
     if stated not in ("minimum", "start"):

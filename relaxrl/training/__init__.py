@@ -14,6 +14,8 @@ from relaxrl.training.constraints import ConstraintTrainer
 from relaxrl.training.constraints_config import ConstraintsConfig
 from relaxrl.training.diagnostics import Diagnosis, DiagnosisConfig, Figures, diagnose
 from relaxrl.training.folder import RunFolder
+from relaxrl.training.pretraining import PretrainResult, load_pretrain_config, pretrain, resume_pretraining
+from relaxrl.training.pretraining_config import PretrainConfig
 from relaxrl.training.result import TrainResult
 from relaxrl.training.rl import Trainer
 from relaxrl.training.run import load_run_config, resume, train
@@ -27,6 +29,8 @@ __all__ = [
     "DiagnosisConfig",
     "EvaluationConfig",
     "Figures",
+    "PretrainConfig",
+    "PretrainResult",
     "ReplayConfig",
     "RunConfig",
     "RunFolder",
@@ -36,7 +40,10 @@ __all__ = [
     "Trainer",
     "WarmUpConfig",
     "diagnose",
+    "load_pretrain_config",
     "load_run_config",
+    "pretrain",
     "resume",
+    "resume_pretraining",
     "train",
 ]
