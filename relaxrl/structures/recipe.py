@@ -18,6 +18,7 @@ from relaxrl.structures.alloys import AlloyConfig, parent_of_compound, random_al
 from relaxrl.structures.archive import Entry
 from relaxrl.structures.crystal import perturb
 from relaxrl.structures.minima import MinimumConfig, energy_and_forces, find_minimum, relax, surface
+from relaxrl.structures.read import read_structures
 from relaxrl.typing import FloatArray
 
 Progress = Callable[[str, int, int], None]
@@ -28,6 +29,9 @@ _DIGITS = 8
 
 _START_DRAWS = 5
 """Starts drawn for a minimum before it is given up."""
+
+_ELSEWHERE = "what `exclude` names"
+"""Owner of the parents of other sets."""
 
 _PATIENCE = 20
 """Candidates drawn per entry wanted before a recipe is declared impossible."""
@@ -71,6 +75,8 @@ class SetRecipe:
     """First part of the file names."""
     splits: dict[str, SplitRecipe]
     """Parts by name, made in this order."""
+    exclude: tuple[str, ...] = ()
+    """Files or shipped sets whose parents must not be drawn: sets that this one is to be added to or compared on."""
     calculator: str = "emt"
     """What the structures are minima of; as everywhere on the command line."""
     seed: int = 0
@@ -130,7 +136,7 @@ def make_set(
 
 def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
     """Parents that a split names itself belong to it from the start, lest another one draws them by chance."""
-    owner: dict[str, str] = {}
+    owner = {crystal.parent: _ELSEWHERE for crystal in read_structures(recipe.exclude)} if recipe.exclude else {}
     for name, split in recipe.splits.items():
         for compound in (compound for group in split.groups for compound in group.alloys.compounds):
             parent = parent_of_compound(compound)
