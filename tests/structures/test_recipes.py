@@ -1,4 +1,5 @@
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -6,7 +7,7 @@ import pytest
 
 from relaxrl.config import from_dict
 from relaxrl.errors import ConfigError, StructureError
-from relaxrl.structures import SetRecipe, make_set
+from relaxrl.structures import Crystal, SetRecipe, make_set, write_structures
 
 
 def recipe(**changes: Any) -> SetRecipe:
@@ -30,6 +31,15 @@ def test_parts_share_no_parent_and_have_what_they_should() -> None:
     assert [len(group) for group in parents] == [5, 3]  # one structure per parent unless asked for more
     assert all(entry.start is None for entry in parts["train"])
     assert all(entry.start is not None for entry in parts["test"])
+
+
+def test_parents_of_excluded_sets_are_left_out(tmp_path: Path) -> None:
+    few = {"elements": ["Cu", "Au"], "prototypes": ["L1_2", "B2", "L1_0"], "max_atoms": 4, "vacancy_probability": 0.0}
+    one = {"train": {"starts": False, "groups": [{"count": 1, "alloys": few}]}}
+    first = make_set(recipe(splits=one))["train"][0]
+    write_structures(tmp_path / "first.extxyz", [Crystal("first", first.atoms("minimum"), first.parent, "minimum")])
+    again = make_set(recipe(splits=one, exclude=[str(tmp_path / "first.extxyz")]))["train"][0]
+    assert again.parent != first.parent
 
 
 def test_the_result_depends_on_the_seed_and_not_on_the_executor() -> None:
