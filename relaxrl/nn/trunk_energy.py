@@ -113,6 +113,13 @@ class TrunkEnergyModel(nn.Module, TorchPotential):
             energies: (n_structures,), eV.
             forces: (n_atoms, 3) of each structure, eV/Å.
         """
+        squares = torch.cat([torch.as_tensor(f).double().flatten() for f in forces]).square().mean()
+        self.get_buffer("scale").copy_(squares.sqrt().clamp(min=1e-3))
+        self.fit_reference(numbers, energies)
+
+    @torch.no_grad()
+    def fit_reference(self, numbers: Sequence[IntArray], energies: FloatArray) -> None:
+        """Take reference energies from energies (n_structures,), eV, that the network does not account for."""
         total = torch.tensor(energies, dtype=torch.float64)
         rows = [torch.bincount(torch.as_tensor(z), minlength=MAX_ATOMIC_NUMBER + 1) for z in numbers]
         counts = torch.stack(rows).double()
@@ -122,5 +129,3 @@ class TrunkEnergyModel(nn.Module, TorchPotential):
         reference = self.get_buffer("reference")
         reference.fill_(float(fitted.mean()))
         reference[present] = fitted.to(reference)
-        squares = torch.cat([torch.as_tensor(f).double().flatten() for f in forces]).square().mean()
-        self.get_buffer("scale").copy_(squares.sqrt().clamp(min=1e-3))

@@ -37,7 +37,7 @@ from relaxrl.structures import (
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.pretraining_config import PretrainConfig
 from relaxrl.training.progress import TrainingProgress
-from relaxrl.training.supervised import Batches, SupervisedResult, SupervisedTrainer, load_parameters
+from relaxrl.training.supervised import Batches, SupervisedResult, SupervisedTrainer, TrainerConfig, load_parameters
 from relaxrl.training.supervised.parameters import KIND
 from relaxrl.training.supervised.plots import plot_losses
 
@@ -96,14 +96,10 @@ def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path, verbose: b
     generators = Generators(seeded.trainer.seed or 0)
     train, validation = _data(seeded, generators)
     model = build_trunk_energy(seeded.model, generators.torch("model"))
-    model.calibrate(
-        [each.crystal.atoms.numbers for each in train],
-        np.array([each.energy for each in train]),
-        [each.forces for each in train],
-    )
+    begun = _begin(seeded.trainer, model, train)
     make = partial(collate, cutoff=model.cutoff)
     trainer = SupervisedTrainer(
-        seeded.trainer,
+        begun,
         model,
         partial(energy_and_forces, device=seeded.device),
         Batches(train, make, seeded.batch_size),
@@ -153,6 +149,23 @@ def collate(structures: list[LabelledStructure], cutoff: float) -> tuple[AtomGra
     graph = with_edges(graph_from_atoms([each.crystal.atoms for each in structures]), cutoff)
     energies = torch.tensor([each.energy for each in structures], dtype=torch.float64)
     return graph, energies, torch.from_numpy(np.concatenate([each.forces for each in structures]))
+
+
+def _begin(config: TrainerConfig, model: TrunkEnergyModel, train: Sequence[LabelledStructure]) -> TrainerConfig:
+    """Calibrate a model by its training data, after the parameters that it is to begin with have been loaded.
+
+    A potential that was trained on other labels has other energies of the elements: those are fitted anew.
+    """
+    numbers = [each.crystal.atoms.numbers for each in train]
+    energies = np.array([each.energy for each in train])
+    if config.resume or config.ckpt_file is None:
+        model.calibrate(numbers, energies, [each.forces for each in train])
+        return config
+    load_parameters(model, config.ckpt_file)
+    model.get_buffer("reference").zero_()
+    bonds = [float(model.evaluate(graph_from_atoms(each.crystal.atoms)).energy) for each in train]
+    model.fit_reference(numbers, energies - np.array(bonds))
+    return dataclasses.replace(config, ckpt_file=None)
 
 
 def _data(config: PretrainConfig, generators: Generators) -> tuple[list[LabelledStructure], list[LabelledStructure]]:

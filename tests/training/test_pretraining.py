@@ -20,7 +20,7 @@ from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from relaxrl.cli.main import main
-from relaxrl.errors import ConfigError
+from relaxrl.errors import CheckpointError, ConfigError
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import read_metrics
 from relaxrl.nn import HessianActorConfig, build_actor, load_pretrained, load_trunk
@@ -113,6 +113,33 @@ def test_a_resumed_run_keeps_its_data(labelled: str, tmp_path: Path):
     pretrain(settings, verbose=False)
     with pytest.raises(ConfigError, match=r"`batch_size` is 3, but the run in .* was started with 4"):
         resume_pretraining(tmp_path / "run", ["batch_size=3"], verbose=False)
+
+
+def test_fine_tuning_on_other_labels_moves_references_and_the_named_modules(labelled: str, tmp_path: Path):
+    pretrain(configuration(labelled, tmp_path / "first", max_epochs=1), verbose=False)
+    images = []
+    for each in read_labelled(labelled):
+        atoms = each.crystal.atoms
+        gold = int((atoms.numbers == 79).sum())
+        energy = each.energy - 3.0 * len(atoms) - 2.0 * gold  # another zero of energy for each element
+        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=each.forces)
+        images.append(atoms)
+    ase.io.write(tmp_path / "shifted.extxyz", images)
+    settings = configuration(str(tmp_path / "shifted.extxyz"), tmp_path / "second", max_epochs=1, ema_decay=None)
+    settings["trainer"] |= {"ckpt_file": str(tmp_path / "first" / "pretrain_last.pt"), "finetune_modules": ["readout"]}
+    pretrain(settings, verbose=False)
+    before, after = (load_pretrained(tmp_path / name).state_dict() for name in ("first", "second"))
+    shift = after["reference"] - before["reference"]
+    np.testing.assert_allclose(shift[[29, 79]], [-3.0, -5.0], atol=0.3)
+    moved = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
+    assert moved == {"reference", "readout"}
+    with pytest.raises(CheckpointError, match=r"parameter `trunk.elements.network.0.weight` has the shape \(8, "):
+        pretrain(settings | {"model": {"trunk": {"channels": 4}}} | retold(settings, tmp_path / "third"), verbose=False)
+
+
+def retold(settings: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """The same trainer in another folder."""
+    return {"trainer": settings["trainer"] | {"save_dir": str(folder)}}
 
 
 def test_labels_of_a_calculator(tmp_path: Path):
