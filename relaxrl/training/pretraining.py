@@ -40,6 +40,7 @@ from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.supervised import Batches, SupervisedResult, SupervisedTrainer, TrainerConfig, load_parameters
 from relaxrl.training.supervised.parameters import KIND
 from relaxrl.training.supervised.plots import plot_losses
+from relaxrl.training.supervised.trainer import resume_source
 
 _FREE = ("trainer", "device", "threads")
 """Keys that a resumed run may be given anew; the trainer has rules of its own."""
@@ -233,10 +234,7 @@ def _seeded(config: PretrainConfig) -> PretrainConfig:
         return config
     seed = secrets.randbits(32)
     if trainer.resume:
-        file = (
-            Path(trainer.save_dir) / f"{trainer.run_name}_last.pt" if trainer.ckpt_file is None else trainer.ckpt_file
-        )
-        seed = load_checkpoint(file, KIND)["generators"]["seed"]
+        seed = load_checkpoint(resume_source(trainer), KIND)["generators"]["seed"]
     return dataclasses.replace(config, trainer=dataclasses.replace(trainer, seed=seed))
 
 

@@ -63,7 +63,8 @@ class TrainerConfig:
     run_name: str = "relaxrl"
     """Checkpoints bear this name."""
     resume: bool = False
-    """Continue from `ckpt_file`, or from `save_dir/run_name_last.pt`, bit for bit on a CPU."""
+    """Continue from `save_dir/run_name_last.pt`, bit for bit on a CPU; or from `ckpt_file`, if that is another
+    checkpoint of this run, or this run has none yet."""
     ckpt_file: str | None = None
     """Checkpoint to begin with. Without `resume` only the model's parameters are taken, the averaged ones."""
     finetune_modules: tuple[str, ...] | None = None

@@ -37,11 +37,27 @@ B = TypeVar("B")
 LossTerms = Callable[[nn.Module, B], Mapping[str, tuple[Tensor, Tensor]]]
 """From a model and a batch to prediction and label of each target."""
 
+LAST = "last"
+"""What the checkpoint of the last epoch is called, where the best ones have numbers."""
 _CHANGEABLE = (
     *("resume", "ckpt_file", "save_dir", "max_epochs", "early_stoppings", "early_stopping_mode"),
     *("log_file", "log_steps", "log_epochs", "num_workers"),
 )
 """Keys that may change when a run is resumed."""
+
+
+def resume_source(config: TrainerConfig) -> Path:
+    """The checkpoint that `resume` goes on from.
+
+    The run's last one; `ckpt_file` if it belongs to this run, or if the run has none yet. A `ckpt_file` from elsewhere
+    is what a run began with: it must not begin anew when it is resumed by the same configuration.
+    """
+    folder = Path(config.save_dir)
+    last = folder / f"{config.run_name}_{LAST}.pt"
+    if config.ckpt_file is None:
+        return last
+    given = Path(config.ckpt_file)
+    return last if last.exists() and given.resolve().parent != folder.resolve() else given
 
 
 class SupervisedTrainer(Generic[B]):
@@ -124,7 +140,7 @@ class SupervisedTrainer(Generic[B]):
         with self.progress, Interrupt() as interrupt, CSVSink(self.metrics_file) as sink, self._own_randomness():
             sink.truncate(self.step if self.epoch else -1)
             if not self.epoch:
-                self._save(["last"])  # a run that is killed in its first epoch can be resumed as well
+                self._save([LAST])  # a run that is killed in its first epoch can be resumed as well
             while (reason := self._end()) is None and not interrupt.requested:
                 if not self._run_epoch(sink, interrupt):
                     break
@@ -160,7 +176,7 @@ class SupervisedTrainer(Generic[B]):
             ConfigError: It is of a run that was asked for something else.
         """
         self._check_same(state["config"])
-        source = str(self._source())
+        source = str(resume_source(self.config))
         fill(self.model, state["model"], source)
         if self.average is not None:
             fill(self.average.module, exported(state), source)
@@ -200,7 +216,7 @@ class SupervisedTrainer(Generic[B]):
         if self.epoch % self.config.log_epochs == 0:
             self._write(self.epoch, self.metrics)
         slot = self.best.offer(validated.loss, self.epoch)
-        self._save(["last"] if slot is None else [slot, "last"])
+        self._save([LAST] if slot is None else [slot, LAST])
         return True
 
     def _update(self, errors: EpochErrors, batch: B) -> None:
@@ -286,19 +302,14 @@ class SupervisedTrainer(Generic[B]):
                 torch.set_rng_state(self._dropout)
             yield
 
-    def _source(self) -> Path:
-        """The checkpoint that `resume` goes on from."""
-        given = self.config.ckpt_file
-        return self.checkpoint_file("last") if given is None else Path(given)
-
     def _resumed(self) -> StateDict | None:
         """The state to go on from; None for a new run."""
-        path = self._source()
         if self.config.resume:
+            path = resume_source(self.config)
             if not path.exists():
                 raise CheckpointError(f"{path}: there is no such checkpoint to resume; start anew with `resume: false`")
             return load_checkpoint(path, KIND)
-        last = self.checkpoint_file("last")
+        last = self.checkpoint_file(LAST)
         if last.exists():
             raise ConfigError(
                 f"`{last}` belongs to an earlier run; continue it with `resume: true`, or choose another `run_name` or "
@@ -307,18 +318,18 @@ class SupervisedTrainer(Generic[B]):
         return None
 
     def _check_same(self, before: Mapping[str, object]) -> None:
-        now = to_dict(self.config)
+        source, now = resume_source(self.config), to_dict(self.config)
         for key, value in now.items():
             drawn = key == "seed" and value is None
             if key not in _CHANGEABLE and before.get(key) != value and not drawn:
                 raise ConfigError(
-                    f"`{key}` is {value!r}, but the run in {self._source()} was started with {before.get(key)!r}; a "
+                    f"`{key}` is {value!r}, but the run in {source} was started with {before.get(key)!r}; a "
                     f"resumed run keeps all keys but {', '.join(_CHANGEABLE)}"
                 )
         if before["lr_scheduler"] != "reduce_on_plateau" and before["max_epochs"] != now["max_epochs"]:
             kwargs = now["lr_scheduler_kwargs"]
             if now["lr_scheduler"] == "cosine_annealing" and "T_max" not in kwargs:
                 raise ConfigError(
-                    f"`max_epochs` is {now['max_epochs']}, but the cosine of the run in {self._source()} ends at "
+                    f"`max_epochs` is {now['max_epochs']}, but the cosine of the run in {source} ends at "
                     f"{before['max_epochs']}; only a run with its own `lr_scheduler_kwargs.T_max` can be prolonged"
                 )

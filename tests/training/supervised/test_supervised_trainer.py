@@ -253,6 +253,21 @@ def test_a_checkpoint_begins_another_run_with_its_averaged_parameters(make: Make
         load_parameters(model, result.best_file)
 
 
+def test_a_run_that_began_with_a_checkpoint_resumes_from_its_own(make: Make):
+    first = make("first", max_epochs=2, best_k=2)
+    first.run()
+    config = {"max_epochs": 4, "lr_scheduler": "plateau", "best_k": 2, "ckpt_file": str(first.checkpoint_file("last"))}
+    second = make("second", **(config | {"max_epochs": 3}))
+    second.run()
+    assert make("second", resume=True, **config).epoch == 3
+    # One of its own can be chosen, and gives the state of the run as it was then.
+    chosen = make("second", resume=True, **(config | {"ckpt_file": str(second.checkpoint_file(0))}))
+    assert chosen.epoch == load_checkpoint(second.checkpoint_file(0), "supervised")["epoch"]
+    # A run that has none yet goes on from the one that is given, in a folder of its own.
+    third = make("third", resume=True, max_epochs=2, best_k=2, ckpt_file=str(first.checkpoint_file("last")))
+    assert third.epoch == 2
+
+
 def test_a_checkpoint_of_another_architecture_names_the_parameter(make: Make):
     first = make("first", max_epochs=1)
     first.run()
