@@ -26,7 +26,7 @@ Wherever a FILE of structures is expected, here and in the other commands, it ma
   a file      in any format that ASE reads, with all its frames (extxyz, CIF, POSCAR, traj, db, ...; FILE@0:10 picks)
   a table     CSV with CIF text in one column
   a folder    of such files, subfolders included
-  a name      of a shipped set: metals:train, metals:dev, metals:test, metals:large, metals:unseen
+  a name      of a shipped set: metals:train, metals:more, metals:dev, metals:test, metals:large, metals:unseen
 The structure with number INDEX (from 0) in it is called FILE#INDEX in all output.
 """
 
@@ -48,9 +48,10 @@ Make a set from a recipe: random alloys and ordered compounds, relaxed with ratt
 direction leads down, checked with the Hessian), split so that no parent crystal is in two parts. Writes one file
 NAME-PART.npz per part, to be used as FILE in all commands. The same recipe and seed give the same files.
 
-A recipe (see configs/structures/metals.yaml, which makes the shipped set) has the keys name, calculator, seed, rattle
-and splits; each split has groups, and each group a count and the alloys to draw (elements, prototypes, compounds,
-required, min_atoms, max_atoms, max_elements, strain, vacancy_probability, rattle). docs/structures.md explains them.
+A recipe (see configs/structures/metals.yaml, which makes the shipped set) has the keys name, calculator, seed, rattle,
+exclude (files or sets whose parents are left out) and splits; each split has groups, and each group a count and the
+alloys to draw (elements, prototypes, compounds, required, min_atoms, max_atoms, max_elements, strain,
+vacancy_probability, rattle). docs/structures.md explains them.
 """
 
 GENERATE = """\

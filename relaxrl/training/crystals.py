@@ -12,7 +12,7 @@ from relaxrl.potentials import parse_calculator
 from relaxrl.structures import Crystal, Kind, read_structures, split_by_parent
 from relaxrl.training.config import EvaluationConfig
 
-_TRAIN, _DEVELOPMENT = "metals:train", "metals:dev"
+_TRAIN, _DEVELOPMENT = ("metals:train", "metals:more"), "metals:dev"
 
 
 def load_crystals(
@@ -39,7 +39,7 @@ def load_crystals(
     """
     crystals = read_structures(structures, kind=kind)
     named = evaluation.structures
-    if named is None and structures in (_TRAIN, (_TRAIN,)):
+    if named is None and set([structures] if isinstance(structures, str) else structures) <= set(_TRAIN):
         named = _DEVELOPMENT
     if named is not None:
         train, development = crystals, read_structures(named, kind="minimum" if kind == "minimum" else None)

@@ -14,9 +14,12 @@ from relaxrl.structures.archive import Entry, load_archive, save_archive
 from relaxrl.structures.check import closest_pair
 from relaxrl.structures.minima import energy_and_forces, finite_difference_hessian, hessian_function, softest_modes
 
-RECIPE = Path(__file__).parents[2] / "configs" / "structures" / "metals.yaml"
-SPLITS = ("train", "dev", "test", "large", "unseen")
-COMPARED = SPLITS[1:]
+RECIPES = Path(__file__).parents[2] / "configs" / "structures"
+TRAINING = ("train", "more")
+COMPARED = ("dev", "test", "large", "unseen")
+SPLITS = (*TRAINING, *COMPARED)
+EVERY = {"train": 4, "more": 16}
+"""Where not each crystal is looked at; the slow tests look at all."""
 
 MINIMUM_FMAX = 1e-5
 """eV/Å; tighter than anything compared on the set."""
@@ -29,12 +32,13 @@ MACHINES_DIFFER = 1e-6
 
 
 def minima(split: str) -> list[Crystal]:
-    return read_structures(f"metals:{split}" if split == "train" else f"metals:{split}-minima")
+    return read_structures(f"metals:{split}" if split in TRAINING else f"metals:{split}-minima")
 
 
 def test_names_ids_and_kinds() -> None:
     assert shipped_names() == sorted(f"metals:{split}" for split in SPLITS)
-    assert {crystal.kind for crystal in read_structures("metals:train")} == {"minimum"}
+    for split in TRAINING:
+        assert {crystal.kind for crystal in read_structures(f"metals:{split}")} == {"minimum"}
     for split in COMPARED:
         starts = read_structures(f"metals:{split}")
         assert {crystal.kind for crystal in starts} == {"start"}
@@ -45,7 +49,7 @@ def test_names_ids_and_kinds() -> None:
 
 @pytest.mark.parametrize("name", ["metals", "metals:", "metals:trian", "metals:train-starts"])
 def test_unknown_names_list_the_known_ones(name: str) -> None:
-    with pytest.raises(StructureError, match="there are metals:dev, metals:large, metals:test"):
+    with pytest.raises(StructureError, match="there are metals:dev, metals:large, metals:more, metals:test"):
         read_structures(name)
 
 
@@ -62,7 +66,7 @@ def test_no_parent_is_in_two_splits() -> None:
         for b in SPLITS:
             assert a == b or not parents[a] & parents[b]
     # The name of a parent has to mean what the split is by: lattice and reduced formula, vacancies filled.
-    for crystal in minima("train"):
+    for crystal in (*minima("train"), *minima("more")):
         lattice, formula = crystal.parent.split()
         assert lattice
         assert set(crystal.atoms.symbols) <= set(read_formula(formula))
@@ -81,7 +85,7 @@ def test_no_crystal_of_a_comparison_is_a_training_crystal_in_disguise() -> None:
         formula = atoms.symbols.formula.reduce()[0].format("hill")
         return formula, round(energy / len(atoms), 5), round(atoms.cell.volume / len(atoms), 4)
 
-    trained = {fingerprint(crystal) for crystal in minima("train")}
+    trained = {fingerprint(crystal) for split in TRAINING for crystal in minima(split)}
     assert not trained & {fingerprint(crystal) for split in COMPARED for crystal in minima(split)}
 
 
@@ -94,11 +98,12 @@ def test_palladium_is_held_out() -> None:
 def test_sizes() -> None:
     sizes = {split: np.array([len(crystal.atoms) for crystal in minima(split)]) for split in SPLITS}
     assert 300 <= len(sizes["train"]) <= 400
+    assert len(sizes["more"]) == 1200
     assert len(sizes["dev"]) == 40
     assert len(sizes["test"]) == 60
     assert len(sizes["unseen"]) == 24
     assert sorted(sizes["large"].tolist()) == [64] * 8 + [108] * 8
-    for split in ("train", "dev", "test", "unseen"):
+    for split in (*TRAINING, "dev", "test", "unseen"):
         assert sizes[split].min() >= 4
         assert sizes[split].max() <= 32
         assert np.mean(sizes[split] <= 16) > 0.4
@@ -112,7 +117,7 @@ def test_data_are_small() -> None:
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_forces_vanish_at_the_minima_and_energies_are_theirs(split: str) -> None:
-    for crystal in minima(split)[:: 1 if split != "train" else 4]:
+    for crystal in minima(split)[:: EVERY.get(split, 1)]:
         energy, forces = energy_and_forces(crystal.atoms, EMT())
         assert np.linalg.norm(forces, axis=1).max() < MINIMUM_FMAX
         assert crystal.minimum_energy == pytest.approx(energy, abs=1e-7)
@@ -122,7 +127,7 @@ def test_forces_vanish_at_the_minima_and_energies_are_theirs(split: str) -> None
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_sampled_minimum_is_a_saddle_point(split: str) -> None:
     hessian = hessian_function(EMT(), potentials.EMT())
-    for crystal in minima(split)[:: 16 if split != "large" else 8]:
+    for crystal in minima(split)[:: {"large": 8, "more": 60}.get(split, 16)]:
         assert softest_modes(hessian(crystal.atoms))[0] > MIN_CURVATURE
 
 
@@ -160,16 +165,20 @@ def test_a_start_relaxes_under_plain_bfgs() -> None:
     assert BFGS(atoms, logfile=None).run(fmax=0.01, steps=300)
 
 
+def recipe_of(split: str) -> Path:
+    return RECIPES / ("metals-more.yaml" if split == "more" else "metals.yaml")
+
+
 def first_of(split: str, count: int) -> SetRecipe:
     """The recipe with nothing but the beginning of one split."""
-    recipe = to_dict(load_config(SetRecipe, RECIPE))
+    recipe = to_dict(load_config(SetRecipe, recipe_of(split)))
     part = recipe["splits"][split]
     part["groups"] = [part["groups"][0] | {"count": count}]
     recipe["splits"] = {split: part}
     return from_dict(SetRecipe, recipe)
 
 
-@pytest.mark.parametrize(("split", "count"), [("train", 4), ("test", 2)])
+@pytest.mark.parametrize(("split", "count"), [("train", 4), ("more", 4), ("test", 2)])
 def test_a_part_made_anew_is_the_shipped_one(split: str, count: int) -> None:
     made = make_set(first_of(split, count))[split]
     shipped = load_archive(resources.files("relaxrl.structures") / "data" / f"metals-{split}.npz")
@@ -179,9 +188,10 @@ def test_a_part_made_anew_is_the_shipped_one(split: str, count: int) -> None:
 
 
 @pytest.mark.slow
-def test_the_whole_set_made_anew_is_the_shipped_one() -> None:
-    for split, entries in make_set(load_config(SetRecipe, RECIPE)).items():
-        shipped = load_archive(resources.files("relaxrl.structures") / "data" / f"metals-{split}.npz")
+@pytest.mark.parametrize("split", ["train", "more"])
+def test_the_whole_set_made_anew_is_the_shipped_one(split: str) -> None:
+    for part, entries in make_set(load_config(SetRecipe, recipe_of(split))).items():
+        shipped = load_archive(resources.files("relaxrl.structures") / "data" / f"metals-{part}.npz")
         assert len(entries) == len(shipped)
         for new, old in zip(entries, shipped, strict=True):
             assert_equal_entries(new, old)
