@@ -161,7 +161,7 @@ def run(args: argparse.Namespace) -> int:
             raise
     console = Console()
     if not console.is_terminal:
-        console = Console(width=160)  # tables in files and pipes are not to be folded
+        console = Console(width=200)  # tables in files and pipes are not to be folded
     names = comparison.collections
     for summary in [*map(comparison.summary, names), *([comparison.summary()] if len(names) > 1 else [])]:
         console.print(table(summary), "")

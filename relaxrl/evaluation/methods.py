@@ -22,7 +22,7 @@ from ase.optimize.precon import PreconLBFGS
 from ase.optimize.sciopt import SciPyFminCG
 
 from relaxrl.errors import ConfigError
-from relaxrl.evaluation.oracle import newton_oracle
+from relaxrl.evaluation.oracle import PATIENT, newton_oracle
 from relaxrl.optimize import Policy, RLOptimizer
 from relaxrl.potentials import CalculatorSpec
 
@@ -111,5 +111,5 @@ def make_optimizer(
     if method == ORACLE:
         if calculator is None:
             raise ConfigError(f"method {ORACLE} needs the calculator's specification, got none")
-        return RLOptimizer(atoms, agent=newton_oracle(calculator), logfile=None)
+        return RLOptimizer(atoms, agent=newton_oracle(calculator), logfile=None, safeguard=PATIENT)
     return CLASSICAL[method](atoms, logfile=None)

@@ -112,7 +112,7 @@ def table(summary: SetSummary, agents_first: bool = True) -> Table:
     title = f"{summary.name}: {_structures(summary)}, force evaluations to {summary.fmax:g} eV/Å"
     result = Table(title=title, caption=_caption(summary), title_justify="left", caption_justify="left")
     for name in columns(summary):
-        result.add_column(name, justify="left" if name == "method" else "right")
+        result.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
     for name in _order(summary, agents_first):
         style = "bold" if name.startswith(AGENT_PREFIX) else "green" if name == summary.best_classical else None
         result.add_row(name, *_cells(summary.methods[name], summary), style=style)

@@ -79,3 +79,11 @@ def test_molecules_are_no_trouble() -> None:
     assert isinstance(spec.potential(), LennardJones)
     record = run_method(Start("a#0", "a", cluster), "newton-oracle", spec, Limits(fmax=1e-4))
     assert record.converged
+
+
+def test_it_is_given_time_to_come_down_from_afar() -> None:
+    atoms = alloy(3, rattle=0.3)
+    atoms.calc = parse_calculator("emt").create()
+    optimizer = make_optimizer("newton-oracle", atoms, {}, parse_calculator("emt"))
+    assert optimizer.run(fmax=0.01, steps=50)
+    assert optimizer.handover_reason == ""
