@@ -9,6 +9,10 @@ from relaxrl.config import configclass, with_defaults
 from relaxrl.nn import TrunkEnergyConfig
 from relaxrl.structures import Kind, Parents
 from relaxrl.training.supervised import TrainerConfig
+from relaxrl.training.supervised.measures import check_targets
+
+TARGETS = ("energy", "forces")
+"""What the potential is trained on: eV per atom, and eV/Å."""
 
 _TRAINER: dict[str, Any] = {
     "run_name": "pretrain",
@@ -78,6 +82,8 @@ class PretrainConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {value}")
+        check_targets(TARGETS, self.trainer.losses_weight, "trainer.losses_weight", all_of_them=True)
+        check_targets(TARGETS, self.trainer.early_stoppings, "trainer.early_stoppings", all_of_them=False)
         if self.labels is None and self.kind == "minimum":
             raise ValueError(
                 "`kind: minimum` needs `labels`, a calculator: displaced structures have other forces than the file's"

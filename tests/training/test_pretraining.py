@@ -160,6 +160,15 @@ def test_labels_of_a_calculator(tmp_path: Path):
             {"model": {"trunk": {"chanels": 2}}},
             "unknown key `model.trunk.chanels`; did you mean `model.trunk.channels`",
         ),
+        (
+            {"trainer": {"losses_weight": {"force": 1}}},
+            "`trainer.losses_weight.force`; did you mean `trainer.losses_wei",
+        ),
+        ({"trainer": {"losses_weight": {"forces": 1}}}, "`trainer.losses_weight` has no `energy`; give every target"),
+        (
+            {"trainer": {"early_stoppings": {"stress": {}}}},
+            "target `trainer.early_stoppings.stress`; the targets are en",
+        ),
         ({"kind": "minimum"}, "`kind: minimum` needs `labels`, a calculator"),
         ({"labels": "emt", "forces_key": "f"}, "leave out `energy_key` and `forces_key`"),
         ({"rattle": [0.2, 0.1]}, "`rattle` must be two positive lengths in Å, the lower one first"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 
 import torch
@@ -115,11 +116,11 @@ class EpochErrors:
         return self._weights.get(name, 1.0)
 
 
-def check_targets(targets: Mapping[str, object], named: Mapping[str, object], key: str, all_of_them: bool) -> None:
+def check_targets(targets: Collection[str], named: Mapping[str, object], key: str, all_of_them: bool) -> None:
     """Refuse names in the configuration that are no targets.
 
     Args:
-        targets: By name, those that the model is trained on.
+        targets: Names of those that the model is trained on.
         named: By name, those that the configuration has something to say about.
         key: Where it says so.
         all_of_them: Whether it must name them all if it names any.
@@ -130,7 +131,9 @@ def check_targets(targets: Mapping[str, object], named: Mapping[str, object], ke
     known = ", ".join(targets)
     for name in named:
         if name not in targets:
-            raise ConfigError(f"unknown target `{key}.{name}`; the targets are {known}")
+            near = difflib.get_close_matches(name, targets, n=1)
+            hint = f"did you mean `{key}.{near[0]}`?" if near else f"the targets are {known}"
+            raise ConfigError(f"unknown target `{key}.{name}`; {hint}")
     missing = [name for name in targets if name not in named]
     if all_of_them and named and missing:
         raise ConfigError(f"`{key}` has no `{missing[0]}`; give every target ({known}) a weight, 0 to leave it out")

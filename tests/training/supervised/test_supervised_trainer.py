@@ -217,7 +217,7 @@ def test_modules_that_are_not_there_are_named(make: Make):
 
 
 def test_targets_that_are_not_there_are_named(make: Make):
-    with pytest.raises(ConfigError, match=r"unknown target `losses_weight.enrgy`; the targets are energy, forces"):
+    with pytest.raises(ConfigError, match=r"unknown target `losses_weight.enrgy`; did you mean `losses_weight.energy`"):
         make("a", losses_weight={"enrgy": 1.0, "forces": 1.0}).run()
     with pytest.raises(ConfigError, match="`losses_weight` has no `energy`; give every target"):
         make("b", losses_weight={"forces": 1.0}).run()
