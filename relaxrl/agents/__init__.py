@@ -11,9 +11,11 @@ from relaxrl.agents.experts import (
     draw_expert_episodes,
 )
 from relaxrl.agents.exploration import ExplorationConfig, explore, limit_radially
+from relaxrl.agents.initial import start_from, train_only_heads
 from relaxrl.agents.mixed_replay import MixedReplay, MixedSample
 from relaxrl.agents.nstep import NStepAssembler
 from relaxrl.agents.prioritized import PrioritizedReplay, PriorityConfig
+from relaxrl.agents.ranking import CandidateRanking
 from relaxrl.agents.registry import find_agent, load_agent, shipped_agents
 from relaxrl.agents.replay import ReplayBuffer, Sample, default_capacity
 from relaxrl.agents.schedules import Schedule
@@ -25,6 +27,7 @@ __all__ = [
     "TD3",
     "Agent",
     "BFGSExpert",
+    "CandidateRanking",
     "CurriculumConfig",
     "Expert",
     "ExpertConfig",
@@ -50,4 +53,6 @@ __all__ = [
     "limit_radially",
     "load_agent",
     "shipped_agents",
+    "start_from",
+    "train_only_heads",
 ]

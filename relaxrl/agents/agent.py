@@ -16,9 +16,22 @@ from relaxrl.checkpoint import MODEL_FILE, load_model, save_model
 from relaxrl.config import from_dict, to_dict
 from relaxrl.errors import CheckpointError, ConfigError, RelaxRLError
 from relaxrl.graph import AtomGraph
-from relaxrl.nn import Actor, ActorConfig, DirectActorConfig, HessianActorConfig, build_actor
+from relaxrl.nn import (
+    Actor,
+    ActorConfig,
+    DirectActorConfig,
+    HessianActorConfig,
+    RankedActor,
+    RankedActorConfig,
+    build_actor,
+    build_ranked_actor,
+)
 
-ACTOR_CONFIGS: dict[str, type[ActorConfig]] = {"direct": DirectActorConfig, "hessian": HessianActorConfig}
+ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig]] = {
+    "direct": DirectActorConfig,
+    "hessian": HessianActorConfig,
+    "ranked": RankedActorConfig,
+}
 """Configuration class of each kind of actor, by the name that saved agents bear."""
 
 
@@ -32,7 +45,9 @@ class Agent:
             features that the graph must carry; `description`, one line, is shown in listings.
     """
 
-    def __init__(self, actor: Actor, max_step: float = 0.5, metadata: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, actor: Actor | RankedActor, max_step: float = 0.5, metadata: Mapping[str, Any] | None = None
+    ) -> None:
         if not max_step > 0.0 or not math.isfinite(max_step):
             raise ValueError(f"`max_step` must be positive, got {max_step}")
         self.actor = actor
@@ -104,10 +119,14 @@ class Agent:
                 f"{folder}: unknown kind of actor {kind!r}; this relaxrl knows {', '.join(ACTOR_CONFIGS)}"
             )
         try:
-            actor = build_actor(from_dict(ACTOR_CONFIGS[kind], values, source=str(folder)))
+            actor = _build(from_dict(ACTOR_CONFIGS[kind], values, source=str(folder)))
             floating = [tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()]
             actor.to(floating[0] if floating else None)
             actor.load_state_dict(tensors)
         except (ConfigError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{folder}: the saved parameters don't fit their architecture: {error}") from error
         return Agent(actor.eval().requires_grad_(False), max_step, metadata)
+
+
+def _build(config: ActorConfig | RankedActorConfig) -> Actor | RankedActor:
+    return build_ranked_actor(config) if isinstance(config, RankedActorConfig) else build_actor(config)

@@ -41,13 +41,15 @@ class ExplorationConfig:
     """Root-mean-square length of the added vector in units of the atom's own displacement (`isotropic`)."""
     absolute: float = 0.02
     """Å per component (`gaussian`)."""
+    random_candidates: float = 0.2
+    """Share of the structures for which a candidate is drawn at random, where a critic ranks candidates."""
     state: float = 0.0
     """Also perturb what the actor sees: positions by random vectors of this size in units of the structure's
     root-mean-square displacement, forces by the same relative amount. Costs a second call of the actor; 0 is off."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
-        for name in ("angle", "structure_factor", "atom_factor", "relative", "absolute", "state"):
+        for name in ("angle", "structure_factor", "atom_factor", "relative", "absolute", "random_candidates", "state"):
             if getattr(self, name) < 0.0:
                 raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
         if self.scale.bounds[0] < 0.0:

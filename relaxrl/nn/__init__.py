@@ -1,13 +1,16 @@
 """Networks that know graphs, not reinforcement learning."""
 
 from relaxrl.nn.actor import Actor, DirectActor
-from relaxrl.nn.build import build_actor, build_critic, build_trunk_energy
+from relaxrl.nn.build import build_actor, build_critic, build_ranked_actor, build_trunk_energy
+from relaxrl.nn.candidates import RankedActor
 from relaxrl.nn.config import (
     ActorConfig,
+    CandidatesConfig,
     CriticConfig,
     DirectActorConfig,
     HessianActorConfig,
     PolicyHeadsConfig,
+    RankedActorConfig,
     TrunkConfig,
 )
 from relaxrl.nn.critic import Critic, TwinCritic
@@ -23,6 +26,7 @@ from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 __all__ = [
     "Actor",
     "ActorConfig",
+    "CandidatesConfig",
     "Critic",
     "CriticConfig",
     "Decisions",
@@ -35,6 +39,8 @@ __all__ = [
     "PolicyHeads",
     "PolicyHeadsConfig",
     "PretrainedCalculator",
+    "RankedActor",
+    "RankedActorConfig",
     "ReceptiveField",
     "Trunk",
     "TrunkConfig",
@@ -44,6 +50,7 @@ __all__ = [
     "TwinCritic",
     "build_actor",
     "build_critic",
+    "build_ranked_actor",
     "build_trunk_energy",
     "format_receptive_field",
     "load_pretrained",

@@ -69,16 +69,26 @@ class Actor(nn.Module, ABC):
         Raises:
             ValueError: Forces or environment features are missing.
         """
-        inputs, output, step = self._proposal(graph)
+        inputs, output, step = self.proposal(graph)
+        return self.decide(step, output, inputs).to(graph.positions)
+
+    def proposal(self, graph: AtomGraph) -> tuple[NetworkInputs, TrunkOutput, Tensor]:
+        """What the networks read, what the trunk makes of it, and the raw displacement (n_atoms, 3), Å."""
+        inputs = self._inputs(graph)
+        output = self.trunk(inputs)
+        return inputs, output, self.raw_displacement(inputs, output)
+
+    def decide(self, step: Tensor, output: TrunkOutput, inputs: NetworkInputs) -> Tensor:
+        """A raw displacement (n_atoms, 3), Å, gated, limited, and scaled into the trust radius."""
         if self.policy_heads is None:
             if self.environment_gate is not None:
                 step = step * self.environment_gate(inputs.features).to(step)[inputs.graph_index].unsqueeze(-1)
-            return limited(step, self.max_step).to(graph.positions)
+            return limited(step, self.max_step)
         decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
-        return self.decided(step, decisions, inputs.graph_index).to(graph.positions)
+        return self.decided(step, decisions, inputs.graph_index)
 
     def decided(self, step: Tensor, decisions: Decisions, graph_index: Tensor) -> Tensor:
-        """A proposed step (n_atoms, 3), Å, gated, limited, and scaled into the trust radius."""
+        """A raw displacement (n_atoms, 3), Å, after these decisions."""
         step = step * decisions.gate.to(step)[graph_index].unsqueeze(-1)
         radius = decisions.trust_radius.to(step)
         return within_trust_radius(
@@ -88,11 +98,10 @@ class Actor(nn.Module, ABC):
     def decisions(self, graph: AtomGraph) -> Decisions:
         """Gate and trust radius of each structure: 1 and `max_step` where nothing decides."""
         if self.policy_heads is not None:
-            inputs, output, step = self._proposal(graph)
+            inputs, output, step = self.proposal(graph)
             made: Decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
             return Decisions(made.gate.to(graph.positions), made.trust_radius.to(graph.positions))
-        ones = graph.positions.new_ones(graph.n_graphs)
-        gate = ones
+        gate = ones = graph.positions.new_ones(graph.n_graphs)
         if self.environment_gate is not None:
             parameter = next(self.parameters())
             features = None if graph.features is None else graph.features.to(parameter)
@@ -102,11 +111,6 @@ class Actor(nn.Module, ABC):
     def gate(self, graph: AtomGraph) -> Tensor:
         """The factor that is put on each structure's action, (n_graphs,): 1 where there is none."""
         return self.decisions(graph).gate
-
-    def _proposal(self, graph: AtomGraph) -> tuple[NetworkInputs, TrunkOutput, Tensor]:
-        inputs = self._inputs(graph)
-        output = self.trunk(inputs)
-        return inputs, output, self.raw_displacement(inputs, output)
 
     def _inputs(self, graph: AtomGraph) -> NetworkInputs:
         parameter = next(self.parameters())

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 
 from relaxrl.nn.actor import Actor, DirectActor
-from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig
+from relaxrl.nn.candidates import RankedActor
+from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig, RankedActorConfig
 from relaxrl.nn.critic import TwinCritic
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
@@ -23,6 +24,16 @@ def build_actor(config: ActorConfig, generator: torch.Generator | None = None) -
     """
     with _initialised_by(generator):
         return HessianActor(config) if isinstance(config, HessianActorConfig) else DirectActor(config)
+
+
+def build_ranked_actor(config: RankedActorConfig, generator: torch.Generator | None = None) -> RankedActor:
+    """An actor with the critic that chooses among variations of its step.
+
+    Args:
+        config: Sizes, and what there is to choose from.
+        generator: Where initial parameters come from, the actor's first; the global state of torch if None.
+    """
+    return RankedActor(config, build_actor(config.actor, generator), build_critic(config.critic, generator))
 
 
 def build_critic(config: CriticConfig, generator: torch.Generator | None = None) -> TwinCritic:

@@ -185,3 +185,43 @@ class CriticConfig:
             raise ValueError(f"`env_input_dim` must not be negative, got {self.env_input_dim}")
         if self.head_channels < 1:
             raise ValueError(f"`head_channels` must be at least 1, got {self.head_channels}")
+
+
+@configclass
+class CandidatesConfig:
+    """Variations of an actor's step that a critic may choose instead.
+
+    Attributes:
+        gates: Factors on the proposed step; that of the actor itself is always there.
+        secant: The quasi-Newton step, where the actor emits a Hessian: that Hessian corrected by the last step.
+        margin: How much more than the actor's own step another one must be worth, in units of the reward.
+    """
+
+    gates: tuple[float, ...] = (0.7, 1.3)
+    secant: bool = True
+    margin: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not all(gate > 0 for gate in self.gates):
+            raise ValueError(f"`gates` must be positive factors, got {self.gates}")
+        if not self.gates and not self.secant:
+            raise ValueError("there is nothing to choose from; give `gates`, or `secant: true`")
+        if self.margin < 0:
+            raise ValueError(f"`margin` must not be negative, got {self.margin}")
+
+
+@configclass
+class RankedActorConfig:
+    """An actor whose step a critic may vary.
+
+    Attributes:
+        kind: Tells it apart from the actors themselves in a saved agent.
+        actor: Proposes.
+        critic: Chooses.
+        candidates: What there is to choose from.
+    """
+
+    kind: Literal["ranked"] = "ranked"
+    actor: ActorConfig
+    critic: CriticConfig
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)

@@ -15,7 +15,7 @@ from relaxrl.agents import (
 )
 from relaxrl.config import configclass, with_defaults
 from relaxrl.envs import EnvConfig
-from relaxrl.nn import ActorConfig, CriticConfig, DirectActorConfig
+from relaxrl.nn import ActorConfig, CandidatesConfig, CriticConfig, DirectActorConfig
 from relaxrl.training.diagnostics import DiagnosisConfig
 
 
@@ -163,6 +163,16 @@ class TrainConfig:
     """The environment, its reward included."""
     actor: Annotated[ActorConfig, with_defaults(kind="direct")] = field(default_factory=DirectActorConfig)
     """The policy; `kind: direct` or `kind: hessian`."""
+    init_agent: str | None = None
+    """Agent that the actor starts from: the name of a shipped one, a folder or a run folder. `actor` must describe the
+    same network; a gate and policy heads that the agent lacks start without effect. None starts from random
+    parameters."""
+    trained: Literal["actor", "heads"] = "actor"
+    """What of the actor is trained: all of it, or gate and trust radius alone (`actor.policy_heads`), the step's
+    direction staying the initial agent's."""
+    candidates: CandidatesConfig | None = None
+    """Variations of the actor's step, the best of which the critic chooses: deep Q-learning in place of TD3, with the
+    actor as it is. None lets the actor act and be trained."""
     critic: CriticConfig = field(default_factory=CriticConfig)
     """Each of the twin critics."""
     td3: TD3Config = field(default_factory=TD3Config)
@@ -188,6 +198,13 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         """Check what no part can check alone."""
+        if self.trained == "heads" and self.actor.policy_heads is None and not self.actor.env_input_dim:
+            raise ValueError("`trained: heads` needs heads to train; set `actor.policy_heads: {}`")
+        if self.candidates is not None and (self.trained != "actor" or self.init_agent is None):
+            raise ValueError(
+                "`candidates` train the critic alone, so that the actor must have been trained before: give "
+                "`init_agent`, and leave `trained` out"
+            )
         n_features = len(self.env.features)
         for name, part in (("actor", self.actor), ("critic", self.critic)):
             if part.env_input_dim not in (0, n_features):

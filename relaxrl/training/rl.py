@@ -12,6 +12,7 @@ import numpy as np
 from relaxrl.agents import (
     TD3,
     Agent,
+    CandidateRanking,
     MixedReplay,
     MixedSample,
     PrioritizedReplay,
@@ -19,10 +20,13 @@ from relaxrl.agents import (
     SizeCurriculum,
     default_capacity,
     difficulty_weights,
+    load_agent,
+    start_from,
+    train_only_heads,
 )
 from relaxrl.envs import RelaxationEnv
 from relaxrl.metrics import MetricSink
-from relaxrl.nn import build_actor, build_critic
+from relaxrl.nn import Actor, RankedActor, RankedActorConfig, build_actor, build_critic
 from relaxrl.potentials import Potential, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal
@@ -68,8 +72,18 @@ class Trainer:
         self.development = DevelopmentSet(starts, potential, config.env, config.evaluation.steps)
 
         self.actor = build_actor(config.actor, self.generators.torch("actor")).to(config.run.device)
+        if config.init_agent is not None:
+            start_from(self.actor, load_agent(config.init_agent), config.init_agent)
+        if config.trained == "heads":
+            train_only_heads(self.actor)
         self.critic = build_critic(config.critic, self.generators.torch("critic")).to(config.run.device)
-        self.learner = TD3(self.actor, self.critic, config.td3)
+        self.policy: Actor | RankedActor = self.actor
+        if config.candidates is None:
+            self.learner = TD3(self.actor, self.critic, config.td3)
+        else:
+            sizes = RankedActorConfig(actor=config.actor, critic=config.critic, candidates=config.candidates)
+            self.policy = RankedActor(sizes, self.actor.requires_grad_(False), self.critic)
+            self.learner = CandidateRanking(self.policy, config.td3)
         self.replay = _build_replay(config, float(np.mean([len(crystal.atoms) for crystal in train])))
         self.curriculum = SizeCurriculum(config.curriculum, [len(crystal.atoms) for crystal in train])
         self.meters = Meters()
@@ -275,7 +289,7 @@ class Trainer:
         self._save_agent(self.folder.last)
 
     def _save_agent(self, folder: Path) -> None:
-        agent = Agent(self.actor, self.learner.config.max_step, self._description())
+        agent = Agent(self.policy, self.learner.config.max_step, self._description())
         agent.save(folder)
 
     def _description(self) -> dict[str, Any]:
@@ -284,6 +298,7 @@ class Trainer:
             "feature_names": list(self.config.env.features),
             "structures": self.config.structures,
             "calculator": self.config.calculator,
+            "init_agent": self.config.init_agent,
             "seed": self.config.run.seed,
             "t_total": self.t_total,
             "updates": self.learner.updates,

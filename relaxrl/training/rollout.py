@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from relaxrl.agents import (
     TD3,
+    CandidateRanking,
     ExpertConfig,
     ExplorationConfig,
     NStepAssembler,
@@ -168,9 +170,11 @@ class Rollout:
         by_agent, by_expert = np.flatnonzero(~self._driven), np.flatnonzero(self._driven)
         if len(by_agent):
             chosen = graph.select(by_agent.tolist())
-            noisy = explore(
-                self.learner.act, chosen, self.exploration, self.learner.config.max_step, self.noise, t_total
-            )
+            policy: Callable[[AtomGraph], Tensor] = self.learner.act
+            if isinstance(self.learner, CandidateRanking):
+                share = self.exploration.random_candidates * self.exploration.scale.at(t_total)
+                policy = partial(self.learner.act_randomly, share=share, generator=self.noise)
+            noisy = explore(policy, chosen, self.exploration, self.learner.config.max_step, self.noise, t_total)
             displacement[_rows(graph, ~self._driven)] = noisy.to(displacement)
         if len(by_expert):
             shown = self.expert.propose(graph.select(by_expert.tolist()), by_expert.tolist())
