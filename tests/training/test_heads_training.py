@@ -1,4 +1,4 @@
-"""Stage (c) end to end on a few copper cells: from an agent to one with trained heads, or with a critic that chooses."""
+"""Stage (c) end to end on a few copper cells: an agent gets trained heads, or a critic that chooses."""
 
 from pathlib import Path
 from typing import Any
