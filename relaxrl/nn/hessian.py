@@ -6,8 +6,7 @@ import torch
 from e3nn import o3
 from torch import Tensor, nn
 
-from relaxrl.graph import AtomGraph
-from relaxrl.nn.actor import Actor, limited
+from relaxrl.nn.actor import Actor
 from relaxrl.nn.config import HessianActorConfig
 from relaxrl.nn.convolution import coupling
 from relaxrl.nn.inputs import NetworkInputs
@@ -50,23 +49,6 @@ class HessianActor(Actor):
         return newton_displacement(
             blocks, rows, inputs.forces, inputs.edge_index, inputs.graph_index, inputs.n_graphs, self.config.floor
         )
-
-    def responses(self, graph: AtomGraph, forces: Tensor) -> Tensor:
-        """What the step would be if other forces acted, for the price of one prediction and one factorisation.
-
-        Args:
-            graph: Structures, with any forces.
-            forces: (k, n_atoms, 3), eV/Å.
-
-        Returns:
-            (k, n_atoms, 3), Å; limited like an action, without gate and trust radius.
-        """
-        inputs = self._inputs(graph)
-        blocks, rows = self.head(self.trunk(inputs), inputs)
-        steps = newton_displacement(
-            blocks, rows, forces, inputs.edge_index, inputs.graph_index, inputs.n_graphs, self.config.floor
-        )
-        return limited(steps, self.max_step).to(graph.positions)
 
 
 class HessianHead(nn.Module):

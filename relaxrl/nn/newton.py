@@ -16,20 +16,18 @@ def newton_step(hessian: Tensor, force: Tensor, present: Tensor, floor: float = 
 
     Args:
         hessian: (n_graphs, 3n, 3n), symmetric, eV/Å², zero for rigid translations; padded rows and columns are zero.
-        force: (n_graphs, 3n), eV/Å, padded with zeros; or (n_graphs, 3n, k) for k forces at the same geometry.
+        force: (n_graphs, 3n), eV/Å, padded with zeros.
         present: (n_graphs, n), bool; False where an atom is padding.
         floor: eV/Å²; eigenvalues closer to zero are taken to be this large.
 
     Returns:
-        Of the shape of the force, Å.
+        (n_graphs, 3n), Å.
     """
-    if force.dim() == 2:
-        return newton_step(hessian, force.unsqueeze(-1), present, floor).squeeze(-1)
     # Numbers that are not finite would crash the decomposition; as NaN they reach whoever asked.
-    finite = torch.isfinite(hessian.sum((1, 2)) + force.sum((1, 2)))
+    finite = torch.isfinite(hessian.sum((1, 2)) + force.sum(1))
     if not finite.all():
         hessian = torch.where(finite[:, None, None], hessian, torch.eye(hessian.shape[-1]).to(hessian))
-        force = torch.where(finite[:, None, None], force, torch.nan)
+        force = torch.where(finite[:, None], force, torch.nan)
     solve: Callable[..., Tensor] = _FlooredSolve.apply
     return solve(hessian, force, present, floor)
 
@@ -44,15 +42,15 @@ class _FlooredSolve(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, hessian: Tensor, force: Tensor, present: Tensor, floor: float) -> Tensor:
         factor = floored_factor(hessian, present, floor)
-        step = torch.cholesky_solve(force, factor)
+        step = torch.cholesky_solve(force.unsqueeze(-1), factor).squeeze(-1)
         ctx.save_for_backward(factor, step)
         return step
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
         factor, step = ctx.saved_tensors
-        adjoint = torch.cholesky_solve(grads[0], factor)
-        outer = adjoint @ step.mT
+        adjoint = torch.cholesky_solve(grads[0].unsqueeze(-1), factor).squeeze(-1)
+        outer = adjoint.unsqueeze(-1) * step.unsqueeze(-2)
         return -0.5 * (outer + outer.mT), adjoint, None, None
 
 

@@ -28,7 +28,7 @@ def newton_displacement(
     Args:
         blocks: (n_edges, 3, 3), symmetric, eV/Å²; see `pair_hessian`.
         rows: (n_edges, channels, 3), eV^½/Å; see `site_hessian`.
-        forces: (n_atoms, 3), eV/Å; or (k, n_atoms, 3) for k patterns of forces at the same geometry.
+        forces: (n_atoms, 3), eV/Å.
         edge_index: (2, n_edges).
         graph_index: (n_atoms,), int64, sorted.
         n_graphs: Structures in the batch.
@@ -36,11 +36,8 @@ def newton_displacement(
         dense_limit: Atoms; structures that have more never see a matrix of all their atoms.
 
     Returns:
-        Of the shape of the forces, Å.
+        (n_atoms, 3), Å.
     """
-    if forces.dim() == 2:
-        arguments = (edge_index, graph_index, n_graphs, floor, dense_limit)
-        return newton_displacement(blocks, rows, forces.unsqueeze(0), *arguments).squeeze(0)
     blocks, rows, forces = blocks.double(), rows.double(), forces.double()
     sizes = torch.bincount(graph_index, minlength=n_graphs)
     large = sizes > dense_limit
@@ -55,15 +52,14 @@ def newton_displacement(
         index = new_atom[edge_index[:, edges]]
         graphs = new_graph[graph_index[atoms]]
         steps.append(
-            _dense(blocks[edges], rows[edges], forces[:, atoms], index, graphs, n_graphs - int(large.sum()), floor)
+            _dense(blocks[edges], rows[edges], forces[atoms], index, graphs, n_graphs - int(large.sum()), floor)
         )
     for graph in torch.nonzero(large).squeeze(1).tolist():
         atoms, edges = torch.nonzero(graph_index == graph).squeeze(1), graph_of_edge == graph
         where.append(atoms)
         index = edge_index[:, edges] - atoms[0]
-        own = (blocks[edges], rows[edges])
-        steps.append(torch.stack([krylov_step(*own, pattern, index, floor) for pattern in forces[:, atoms]]))
-    return forces.new_zeros(forces.shape).index_copy(1, torch.cat(where), torch.cat(steps, dim=1))
+        steps.append(krylov_step(blocks[edges], rows[edges], forces[atoms], index, floor))
+    return forces.new_zeros(forces.shape).index_copy(0, torch.cat(where), torch.cat(steps))
 
 
 def _dense(
@@ -71,6 +67,4 @@ def _dense(
 ) -> Tensor:
     padding = Padding(graph_index, n_graphs)
     hessian = pair_hessian(blocks, edge_index, padding) + site_hessian(rows, edge_index, padding)
-    padded = torch.stack([padding.pad(pattern) for pattern in forces], dim=-1)
-    steps = newton_step(hessian, padded, padding.present, floor)
-    return torch.stack([padding.unpad(steps[..., k]) for k in range(len(forces))])
+    return padding.unpad(newton_step(hessian, padding.pad(forces), padding.present, floor))

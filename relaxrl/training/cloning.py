@@ -16,7 +16,7 @@ from relaxrl.agents import Agent
 from relaxrl.graph import AtomGraph, max_force, scatter_mean
 from relaxrl.io import graph_from_atoms
 from relaxrl.losses import cloning_loss, remaining_energy_loss
-from relaxrl.nn import Actor, HessianActor, build_actor
+from relaxrl.nn import Actor, build_actor
 from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.gradient import GradientTrainer
@@ -24,10 +24,6 @@ from relaxrl.training.progress import TrainingProgress
 
 SETTLED = 0.3
 """Share of `fmax` below which a state teaches nothing: no relaxation goes on from there."""
-
-PROBE_SHARE = 0.5
-"""Distance of probes from the minimum, of that of the state: the mean curvature on the way to them is still that on the
-way to the minimum."""
 
 
 class Cloner(GradientTrainer[CloningConfig]):
@@ -61,7 +57,9 @@ class Cloner(GradientTrainer[CloningConfig]):
         usable = ~failed
         for step in range(steps):
             usable = usable & (max_force(graph) > SETTLED * config.fmax)
-            action, losses = self._attempt(graph, minima, usable)
+            action = self.module(graph.to(config.run.device)).to(graph.positions)
+            target = _without_drift(minima - graph.positions, graph)
+            losses = cloning_loss(action, target, graph.graph_index, usable, "relative")
             displacement_losses.append(_mean(losses, usable))
             if step + 1 == steps and not energy_weight:
                 break
@@ -85,39 +83,6 @@ class Cloner(GradientTrainer[CloningConfig]):
             total = total + energy_weight * energy
             metrics["train/energy_loss"] = float(energy.detach())
         return total, metrics
-
-    def _attempt(self, graph: AtomGraph, minima: Tensor, usable: Tensor) -> tuple[Tensor, Tensor]:
-        """The actor's displacement (n_atoms, 3), Å, and its cloning loss (n_graphs,), that of probes included."""
-        device, targets = self.config.run.device, _without_drift(minima - graph.positions, graph)
-        if not (self.config.probes and isinstance(self.module, HessianActor)):
-            action = self.module(graph.to(device)).to(targets)
-            return action, cloning_loss(action, targets, graph.graph_index, usable, "relative")
-        forces, displacements = self._probe(graph, minima, targets)
-        answers = self.module.responses(graph.to(device), forces.to(device)).to(targets)
-        losses = [
-            cloning_loss(answer, displacement, graph.graph_index, usable, "relative")
-            for answer, displacement in zip(answers, displacements, strict=True)
-        ]
-        return answers[0], torch.stack(losses).mean(0)
-
-    def _probe(self, graph: AtomGraph, minima: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Differences of forces, eV/Å, and the displacements behind them, Å; (1 + probes, n_atoms, 3), minimum first.
-
-        A probe whose energy can't be computed repeats the minimum.
-        """
-        assert graph.forces is not None
-        generator = self.generators.torch("probes")
-        size = PROBE_SHARE * scatter_mean(targets.square().mean(-1), graph.graph_index, graph.n_graphs).sqrt()
-        forces, displacements = [graph.forces], [targets]
-        for _ in range(self.config.probes):
-            noise = torch.randn(minima.shape, generator=generator, dtype=minima.dtype)
-            points = minima + size[graph.graph_index].unsqueeze(-1) * noise
-            there, failed = self._evaluated(graph.replace(positions=points))
-            assert there.forces is not None
-            good = ~failed[graph.graph_index].unsqueeze(-1)
-            forces.append(graph.forces - torch.where(good, there.forces, 0.0))
-            displacements.append(torch.where(good, _without_drift(points - graph.positions, graph), targets))
-        return torch.stack(forces), torch.stack(displacements)
 
     def _evaluated(self, graph: AtomGraph) -> tuple[AtomGraph, Tensor]:
         """The graph with finite forces and energy, and which structures have none of their own, (n_graphs,)."""

@@ -23,10 +23,6 @@ class CloningConfig(GradientConfig):
     mistakes."""
     unroll_from: float = 0.3
     """Share of the run after which more than one step is taken; before that they would lead nowhere."""
-    probes: int = 3
-    """Further displacements per state that a predicted Hessian has to explain, besides the one to the minimum: to
-    points around the minimum, half as far from it as the state, from the difference of the forces. One prediction and
-    one factorisation serve all of them. 0 for `kind: direct`, which has no answer to other forces than its own."""
     energy_weight: float = 0.0
     """Weight of the energy above the minimum that the actor's own steps leave (on-policy), beside the displacement to
     the minimum, whose weight is 1."""
@@ -41,8 +37,6 @@ class CloningConfig(GradientConfig):
         for name in ("unroll_from", "energy_from"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(self, name)}")
-        if self.probes < 0:
-            raise ValueError(f"`probes` must not be negative, got {self.probes}")
         if self.energy_weight < 0:
             raise ValueError(f"`energy_weight` must not be negative, got {self.energy_weight}")
         if self.actor.env_input_dim:

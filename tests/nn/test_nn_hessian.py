@@ -88,14 +88,6 @@ def test_newton_step_divides_by_the_floored_absolute_eigenvalue(values: list[flo
             torch.testing.assert_close(step[0], 0.3 * vector / max(abs(float(value)), 0.05))
 
 
-def test_several_forces_are_solved_for_at_once() -> None:
-    hessian = spectrum([1.0, -2.0, 3.0, 0.01, 5.0, 6.0])
-    forces, present = random(1, 9, 4), torch.ones(1, 3, dtype=torch.bool)
-    steps = newton_step(hessian, forces, present)
-    for k in range(4):
-        torch.testing.assert_close(steps[..., k], newton_step(hessian, forces[..., k], present))
-
-
 def test_gradients_flow_exactly_through_the_solve() -> None:
     hessian = spectrum([1.0, 2.0, 2.0, 4.0, 5.0, 6.0]).requires_grad_()
     force = spectrum([1.0, 1.0, 1.0, 1.0, 1.0, 1.0])[0, :1].requires_grad_()
@@ -106,13 +98,6 @@ def test_gradients_flow_exactly_through_the_solve() -> None:
         return newton_step(symmetric, vector @ still, torch.ones(1, 3, dtype=torch.bool))
 
     assert torch.autograd.gradcheck(step, (hessian, force))
-
-    def steps(matrix: Tensor, vector: Tensor) -> Tensor:
-        symmetric = still @ (0.5 * (matrix + matrix.mT)) @ still
-        several = torch.stack([vector @ still, vector.flip(1) @ still], dim=-1)
-        return newton_step(symmetric, several, torch.ones(1, 3, dtype=torch.bool))
-
-    assert torch.autograd.gradcheck(steps, (hessian, force))
 
 
 def test_numbers_that_are_not_finite_give_nan_for_their_structure_only(two: tuple[AtomGraph, Padding]) -> None:

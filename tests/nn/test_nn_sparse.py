@@ -144,11 +144,6 @@ def test_each_structure_of_a_batch_goes_its_own_way() -> None:
     largest = together.norm(dim=1).max()
     assert not torch.equal(mixed, together)
     assert (mixed - together).norm(dim=1).max() < 1e-4 * largest
-    # Several forces at the same geometry.
-    other = random(graph.n_atoms, 3, seed=4)
-    both = newton_displacement(blocks, rows, torch.stack([forces, other]), *arguments[3:], 4, dense_limit=10)
-    torch.testing.assert_close(both[0], mixed)
-    torch.testing.assert_close(both[1], newton_displacement(blocks, rows, other, *arguments[3:], 4, dense_limit=10))
     # Numbers that are not finite stay where they are.
     blocks[graph.graph_index[graph.edge_index[0]] == 1, 0, 0] = torch.inf
     steps = newton_displacement(*arguments, 4, dense_limit=10)

@@ -14,11 +14,8 @@ import relaxrl.training.run as runs
 from relaxrl.agents import load_agent
 from relaxrl.checkpoint import load_model
 from relaxrl.errors import ConfigError, StructureError
-from relaxrl.graph import scatter_mean
-from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import read_metrics
-from relaxrl.nn import DirectActorConfig, HessianActor, HessianActorConfig
-from relaxrl.potentials import TorchPotential
+from relaxrl.nn import DirectActorConfig, HessianActorConfig
 from relaxrl.training import Cloner, CloningConfig, RunFolder, TrainConfig, load_run_config, resume, train
 
 TRUNK = {"cutoff": 4.0, "channels": 4, "message_channels": 4}
@@ -92,7 +89,7 @@ def test_the_loss_falls_and_both_agents_can_be_used(minima: str, tmp_path: Path,
 def test_more_steps_than_one_are_unrolled_from_the_given_share_on(
     minima: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    config = load_run_config(configuration(minima, tmp_path / "run") | {"unroll": 3, "unroll_from": 0.5, "probes": 0})
+    config = load_run_config(configuration(minima, tmp_path / "run") | {"unroll": 3, "unroll_from": 0.5})
     assert isinstance(config, CloningConfig)
     cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
     calls = []
@@ -118,41 +115,6 @@ def test_the_energy_that_is_left_counts_from_the_given_share_on(minima: str, tmp
     metrics = cloner.update()
     # Springs of the right order of magnitude leave a part of the energy; all of it would be log(1) = 0.
     assert -9.3 < metrics["train/energy_loss"] < -0.1
-
-
-def test_probes_are_displacements_that_the_exact_hessian_explains(minima: str, tmp_path: Path):
-    settings = configuration(minima, tmp_path / "run") | {"probes": 2, "rattle": [1e-4, 2e-4]}
-    config = load_run_config(settings)
-    assert isinstance(config, CloningConfig)
-    cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
-    chosen, graph = cloner.draw()
-    graph = graph.replace(forces=cloner.potential.evaluate(graph).forces)
-    still = graph_from_atoms([cloner.minima[k] for k in chosen]).positions
-    shift = still - graph.positions
-    target = shift - scatter_mean(shift, graph.graph_index, graph.n_graphs)[graph.graph_index]
-    forces, displacements = cloner._probe(graph, still, target)
-    assert forces.shape == displacements.shape == (3, graph.n_atoms, 3)
-    assert torch.equal(displacements[0], target)
-    assert torch.equal(forces[0], graph.forces)
-    sizes = (displacements - target).norm(dim=(1, 2)) / target.norm()
-    assert ((sizes[1:] > 0.3) & (sizes[1:] < 0.7)).all()
-    assert isinstance(cloner.potential, TorchPotential)
-    for force, displacement in zip(forces, displacements, strict=True):  # so close to the minimum that it is harmonic
-        expected = cloner.potential.hessian_vector_product(graph, displacement)
-        assert (force - expected).norm() < 0.02 * expected.norm()
-
-
-def test_the_actor_answers_to_other_forces_as_if_they_acted(minima: str, tmp_path: Path):
-    config = load_run_config(configuration(minima, tmp_path / "run"))
-    assert isinstance(config, CloningConfig)
-    cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
-    _, graph = cloner.draw()
-    forces = torch.randn((2, graph.n_atoms, 3), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    graph = graph.replace(forces=forces[0])
-    assert isinstance(cloner.module, HessianActor)
-    answers = cloner.module.responses(graph, forces)
-    torch.testing.assert_close(answers[0], cloner.module(graph), rtol=1e-5, atol=1e-7)
-    torch.testing.assert_close(answers[1], cloner.module(graph.replace(forces=forces[1])), rtol=1e-5, atol=1e-7)
 
 
 def test_the_agent_that_is_judged_has_averaged_parameters(minima: str, tmp_path: Path):
