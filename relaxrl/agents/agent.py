@@ -21,16 +21,20 @@ from relaxrl.nn import (
     ActorConfig,
     DirectActorConfig,
     HessianActorConfig,
+    PlanningActor,
+    PlanningConfig,
     RankedActor,
     RankedActorConfig,
     build_actor,
+    build_planning_actor,
     build_ranked_actor,
 )
 
-ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig]] = {
+ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig | PlanningConfig]] = {
     "direct": DirectActorConfig,
     "hessian": HessianActorConfig,
     "ranked": RankedActorConfig,
+    "planning": PlanningConfig,
 }
 """Configuration class of each kind of actor, by the name that saved agents bear."""
 
@@ -46,7 +50,10 @@ class Agent:
     """
 
     def __init__(
-        self, actor: Actor | RankedActor, max_step: float = 0.5, metadata: Mapping[str, Any] | None = None
+        self,
+        actor: Actor | RankedActor | PlanningActor,
+        max_step: float = 0.5,
+        metadata: Mapping[str, Any] | None = None,
     ) -> None:
         if not max_step > 0.0 or not math.isfinite(max_step):
             raise ValueError(f"`max_step` must be positive, got {max_step}")
@@ -128,5 +135,7 @@ class Agent:
         return Agent(actor.eval().requires_grad_(False), max_step, metadata)
 
 
-def _build(config: ActorConfig | RankedActorConfig) -> Actor | RankedActor:
+def _build(config: ActorConfig | RankedActorConfig | PlanningConfig) -> Actor | RankedActor | PlanningActor:
+    if isinstance(config, PlanningConfig):
+        return build_planning_actor(config)
     return build_ranked_actor(config) if isinstance(config, RankedActorConfig) else build_actor(config)

@@ -1,7 +1,14 @@
 """Networks that know graphs, not reinforcement learning."""
 
 from relaxrl.nn.actor import Actor, DirectActor
-from relaxrl.nn.build import build_actor, build_critic, build_ranked_actor, build_trunk_energy
+from relaxrl.nn.build import (
+    build_actor,
+    build_critic,
+    build_energy_model,
+    build_planning_actor,
+    build_ranked_actor,
+    build_trunk_energy,
+)
 from relaxrl.nn.candidates import RankedActor
 from relaxrl.nn.config import (
     ActorConfig,
@@ -15,9 +22,12 @@ from relaxrl.nn.config import (
 )
 from relaxrl.nn.critic import Critic, TwinCritic
 from relaxrl.nn.edges import Edges
+from relaxrl.nn.energy import EnergyModel
 from relaxrl.nn.heads import Decisions, PolicyHeads
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
+from relaxrl.nn.planning import PlanningActor, plan
+from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.pretrained import PretrainedCalculator, load_pretrained, load_trunk, save_pretrained
 from relaxrl.nn.receptive_field import ReceptiveField, format_receptive_field, receptive_field_report
 from relaxrl.nn.trunk import Trunk, TrunkOutput
@@ -33,9 +43,13 @@ __all__ = [
     "DirectActor",
     "DirectActorConfig",
     "Edges",
+    "EnergyModel",
+    "EnergyModelConfig",
     "HessianActor",
     "HessianActorConfig",
     "NetworkInputs",
+    "PlanningActor",
+    "PlanningConfig",
     "PolicyHeads",
     "PolicyHeadsConfig",
     "PretrainedCalculator",
@@ -50,12 +64,15 @@ __all__ = [
     "TwinCritic",
     "build_actor",
     "build_critic",
+    "build_energy_model",
+    "build_planning_actor",
     "build_ranked_actor",
     "build_trunk_energy",
     "format_receptive_field",
     "load_pretrained",
     "load_trunk",
     "network_inputs",
+    "plan",
     "receptive_field_report",
     "save_pretrained",
 ]

@@ -11,7 +11,10 @@ from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.candidates import RankedActor
 from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig, RankedActorConfig
 from relaxrl.nn.critic import TwinCritic
+from relaxrl.nn.energy import EnergyModel
 from relaxrl.nn.hessian import HessianActor
+from relaxrl.nn.planning import PlanningActor
+from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 
 
@@ -34,6 +37,28 @@ def build_ranked_actor(config: RankedActorConfig, generator: torch.Generator | N
         generator: Where initial parameters come from, the actor's first; the global state of torch if None.
     """
     return RankedActor(config, build_actor(config.actor, generator), build_critic(config.critic, generator))
+
+
+def build_planning_actor(config: PlanningConfig, generator: torch.Generator | None = None) -> PlanningActor:
+    """A policy that plans in an energy model.
+
+    Args:
+        config: Sizes, and how it plans.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return PlanningActor(config)
+
+
+def build_energy_model(config: EnergyModelConfig, generator: torch.Generator | None = None) -> EnergyModel:
+    """An energy model.
+
+    Args:
+        config: Its size.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return EnergyModel(config)
 
 
 def build_critic(config: CriticConfig, generator: torch.Generator | None = None) -> TwinCritic:

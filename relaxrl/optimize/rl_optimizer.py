@@ -48,8 +48,9 @@ class RLOptimizer(Optimizer):
         trajectory: Name or open trajectory; accepted geometries are written.
         append_trajectory: Add to an existing trajectory instead of replacing it.
         agent: Name or path of an agent, an object with `act(graph)`, or None for the quasi-Newton method alone.
-        maxstep: Å; no atom moves farther in one step. Larger than that of ASE's optimizers since a bad step is taken
-            back; 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
+        maxstep: Å; no atom moves farther in one step. None: 0.5, or as far as the agent was made to look ahead
+            (`agent.max_step`) if that is farther. Larger than that of ASE's optimizers since a bad step is taken back;
+            with a learned Hessian 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
         safeguard: When to reject, shrink and hand over.
         **kwargs: For `ase.optimize.optimize.Optimizer`.
 
@@ -90,6 +91,9 @@ class RLOptimizer(Optimizer):
         if len(atoms) == 0:
             raise StructureError("can't relax a structure without atoms")
         self.agent = load_policy(agent)
+        # A policy that plans ahead sees farther than a Hessian; who names `maxstep` decides for both.
+        reach = float(getattr(self.agent, "max_step", 0.0)) if maxstep is None else 0.0
+        self._agent_maxstep = max(self.maxstep, reach)
         self.agent_name = str(agent) if isinstance(agent, str | Path) else type(agent).__name__
         self.config = safeguard or SafeguardConfig()
         super().__init__(atoms, restart, logfile, trajectory, append_trajectory, **kwargs)
@@ -215,7 +219,7 @@ class RLOptimizer(Optimizer):
         return False
 
     def _ask_agent(self, start: Point) -> FloatArray | None:
-        """The agent's displacement, (n_dof,), no longer than `maxstep`; None, and the agent relieved, if unusable."""
+        """The agent's displacement, (n_dof,), no longer than it may be; None, and the agent relieved, if unusable."""
         structure = self._surface.structure
         if self.agent is None or structure is None:
             self.handover_reason = "agents move atoms in a fixed cell, not coordinates of a filter"
@@ -245,7 +249,7 @@ class RLOptimizer(Optimizer):
         # Scaled by its largest component first: the length of an absurd proposal would overflow.
         unit = displacement / peak
         length = self._surface.length(unit)
-        return unit / length * min(self.maxstep, peak * length)
+        return unit / length * min(self._agent_maxstep, peak * length)
 
     def _quasi_newton_step(self, start: Point) -> None:
         """Move along the quasi-Newton direction, as far as it is trusted."""

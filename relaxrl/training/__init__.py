@@ -19,6 +19,8 @@ from relaxrl.training.pretraining_config import PretrainConfig
 from relaxrl.training.result import TrainResult
 from relaxrl.training.rl import Trainer
 from relaxrl.training.run import load_run_config, resume, train
+from relaxrl.training.surrogate import SurrogateTrainer
+from relaxrl.training.surrogate_config import SurrogateConfig
 
 __all__ = [
     "Cloner",
@@ -35,6 +37,8 @@ __all__ = [
     "RunConfig",
     "RunFolder",
     "SamplingConfig",
+    "SurrogateConfig",
+    "SurrogateTrainer",
     "TrainConfig",
     "TrainResult",
     "Trainer",

@@ -20,14 +20,17 @@ from relaxrl.training.folder import RunFolder
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.result import TrainResult
 from relaxrl.training.rl import Trainer
+from relaxrl.training.surrogate import SurrogateTrainer
+from relaxrl.training.surrogate_config import SurrogateConfig
 
-RunConfiguration = TrainConfig | CloningConfig | ConstraintsConfig
+RunConfiguration = TrainConfig | CloningConfig | ConstraintsConfig | SurrogateConfig
 """What can be trained; the key `method` tells them apart."""
 
 _METHODS: dict[str, type[RunConfiguration]] = {
     "td3": TrainConfig,
     "cloning": CloningConfig,
     "constraints": ConstraintsConfig,
+    "surrogate": SurrogateConfig,
 }
 _CHANGEABLE = ("run.steps", "run.minutes", "run.updates", "run.threads")
 """Keys that a resumed run may be given anew."""
@@ -119,11 +122,15 @@ def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = 
     return trainer.run()
 
 
-def _trainer(config: RunConfiguration, folder: RunFolder, verbose: bool) -> Trainer | Cloner | ConstraintTrainer:
+def _trainer(
+    config: RunConfiguration, folder: RunFolder, verbose: bool
+) -> Trainer | Cloner | ConstraintTrainer | SurrogateTrainer:
     if config.run.threads is not None:
         torch.set_num_threads(config.run.threads)
     if isinstance(config, CloningConfig):
         return Cloner(config, folder, TrainingProgress("cloning", verbose))
     if isinstance(config, ConstraintsConfig):
         return ConstraintTrainer(config, folder, TrainingProgress("constraints", verbose))
+    if isinstance(config, SurrogateConfig):
+        return SurrogateTrainer(config, folder, TrainingProgress("surrogate", verbose))
     return Trainer(config, folder, TrainingProgress("training", verbose))
