@@ -53,31 +53,30 @@ class AtomGraph:
 
     def __post_init__(self) -> None:
         n_atoms, n_graphs = self.positions.shape[0], self.cell.shape[0]
-        expected: dict[str, tuple[int | str, ...]] = {
-            "positions": (n_atoms, 3),
-            "cell": (n_graphs, 3, 3),
-            "pbc": (n_graphs, 3),
-            "atomic_numbers": (n_atoms,),
-            "graph_index": (n_atoms,),
-            "forces": (n_atoms, 3),
-            "energy": (n_graphs,),
-            "previous_displacement": (n_atoms, 3),
-            "previous_forces": (n_atoms, 3),
-            "features": (n_graphs, "k"),
-            "edge_index": (2, "n_edges"),
-            "edge_shift": ("n_edges", 3),
-        }
-        for name, shape in expected.items():
-            value = getattr(self, name)
-            if value is None:
-                continue
-            got = tuple(value.shape)
-            fits = len(got) == len(shape) and all(
-                isinstance(want, str) or want == have for want, have in zip(shape, got, strict=True)
-            )
-            if not fits:
-                named = f"n_atoms={n_atoms}, n_graphs={n_graphs}"
-                raise ValueError(f"`{name}` must have shape {shape} ({named}), got {got}")
+        per_atom, vectors = (n_atoms,), (n_atoms, 3)
+        # Written out, because environments make several graphs in each step.
+        expected: tuple[tuple[str, Tensor | None, tuple[int | str, ...]], ...] = (
+            ("positions", self.positions, vectors),
+            ("cell", self.cell, (n_graphs, 3, 3)),
+            ("pbc", self.pbc, (n_graphs, 3)),
+            ("atomic_numbers", self.atomic_numbers, per_atom),
+            ("graph_index", self.graph_index, per_atom),
+            ("forces", self.forces, vectors),
+            ("energy", self.energy, (n_graphs,)),
+            ("previous_displacement", self.previous_displacement, vectors),
+            ("previous_forces", self.previous_forces, vectors),
+        )
+        open_ended: tuple[tuple[str, Tensor | None, tuple[int | str, ...]], ...] = (
+            ("features", self.features, (n_graphs, "k")),
+            ("edge_index", self.edge_index, (2, "n_edges")),
+            ("edge_shift", self.edge_shift, ("n_edges", 3)),
+        )
+        for name, value, shape in expected:
+            if value is not None and value.shape != shape:
+                raise _wrong_shape(name, value, shape, n_atoms, n_graphs)
+        for name, value, shape in open_ended:
+            if value is not None and not _fits(value.shape, shape):
+                raise _wrong_shape(name, value, shape, n_atoms, n_graphs)
         if (self.edge_index is None) != (self.edge_shift is None):
             raise ValueError("`edge_index` and `edge_shift` must be given together")
 
@@ -103,8 +102,7 @@ class AtomGraph:
 
     def replace(self, **changes: Tensor | None) -> AtomGraph:
         """A copy with some fields changed."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        return AtomGraph(**(fields | changes))
+        return AtomGraph(**(self.__dict__ | changes))
 
     def to(self, device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> AtomGraph:
         """A copy on `device` with all floating-point fields of `dtype`."""
@@ -180,6 +178,18 @@ class AtomGraph:
             if value is not None:
                 fields[name] = value[atoms] if name in _PER_ATOM else value[wanted]
         return AtomGraph(**fields, graph_index=graph_index)
+
+
+def _fits(got: Sequence[int], shape: tuple[int | str, ...]) -> bool:
+    """Whether lengths are as expected; names stand for any length."""
+    return len(got) == len(shape) and all(
+        isinstance(want, str) or want == have for want, have in zip(shape, got, strict=True)
+    )
+
+
+def _wrong_shape(name: str, value: Tensor, shape: tuple[int | str, ...], n_atoms: int, n_graphs: int) -> ValueError:
+    named = f"n_atoms={n_atoms}, n_graphs={n_graphs}"
+    return ValueError(f"`{name}` must have shape {shape} ({named}), got {tuple(value.shape)}")
 
 
 def scatter_sum(values: Tensor, index: Tensor, n: int) -> Tensor:

@@ -5,8 +5,9 @@ from ase import Atoms
 from ase.build import bulk, fcc111, molecule
 from ase.neighborlist import neighbor_list
 
+from relaxrl import neighbors
 from relaxrl.io import graph_from_atoms
-from relaxrl.neighbors import with_edges
+from relaxrl.neighbors import pairs_within, with_edges
 
 CUTOFF = 4.3
 
@@ -69,3 +70,52 @@ def test_the_order_of_edges_does_not_depend_on_where_the_atoms_are():
     common = set(both[0]) & set(both[1])
     assert len(common) > 100
     assert [row for row in both[0] if row in common] == [row for row in both[1] if row in common]
+
+
+def random_structures(n: int) -> list[Atoms]:
+    """Skewed cells of all sizes, atoms anywhere, periodic in any directions."""
+    rng, found = np.random.default_rng(0), []
+    for k in range(n):
+        cell = np.diag(rng.uniform(2.5, 8.0, 3)) + rng.normal(0.0, 0.7, (3, 3))
+        count = int(rng.integers(1, 13))
+        pbc = rng.integers(0, 2, 3).astype(bool) if k % 3 == 0 else True
+        found.append(Atoms(f"Cu{count}", positions=rng.uniform(-10, 10, (count, 3)), cell=cell, pbc=pbc))
+    return found
+
+
+@pytest.mark.parametrize("cutoff", [1.0, 3.1, 6.4])
+@pytest.mark.parametrize("each_once", [False, True])
+def test_trying_all_images_at_once_finds_what_lists_of_single_structures_find(cutoff, each_once, monkeypatch):
+    graph = graph_from_atoms([*structures(), *random_structures(40), bulk("Cu", cubic=True).repeat(2)])
+    listed = []
+    monkeypatch.setattr(neighbors, "_listed", lambda *a, f=neighbors._listed: listed.append(0) or f(*a))
+    monkeypatch.setattr(neighbors, "_FEWEST_ATOMS", 10**9)
+    by_list = pairs_within(graph, cutoff, each_once)
+    assert len(listed) == 1
+    for few_pairs in (0, 10**9):  # both ways to sum over images
+        monkeypatch.setattr(neighbors, "_FEWEST_ATOMS", 0)
+        monkeypatch.setattr(neighbors, "_FEW_PAIRS", few_pairs)
+        at_once = pairs_within(graph, cutoff, each_once)
+        assert len(listed) == 1
+        assert torch.equal(at_once[0], by_list[0])
+        assert torch.equal(at_once[1], by_list[1])
+
+
+def test_each_pair_once_is_half_of_all_pairs():
+    graph = graph_from_atoms(random_structures(12))
+    every, once = pairs_within(graph, 5.0), pairs_within(graph, 5.0, each_once=True)
+
+    def rows(index: torch.Tensor, shift: torch.Tensor) -> set[tuple[int, ...]]:
+        return {tuple(row) for row in torch.cat([index.T, shift.to(torch.int64)], dim=1).tolist()}
+
+    there, back = rows(*once), rows(once[0].flip(0), -once[1])
+    assert not there & back
+    assert there | back == rows(*every)
+
+
+def test_a_cell_without_volume_is_refused_with_its_number():
+    graph = graph_from_atoms([bulk("Cu", cubic=True).repeat(3), bulk("Al")])
+    cell = graph.cell.clone()
+    cell[1, 2] = cell[1, 1]
+    with pytest.raises(ValueError, match="structure 1 must span a volume"):
+        with_edges(graph.replace(cell=cell), 4.0)

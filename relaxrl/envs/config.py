@@ -61,6 +61,10 @@ class EnvConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Reward; see `RewardConfig`."""
 
+    device: str = "cpu"
+    """Where structures live and torch potentials are evaluated, `cuda` where there is one. Calculators of ASE work on
+    the CPU in any case."""
+
     features: tuple[str, ...] = ()
     """Names of the environment features that observations carry; see `relaxrl.envs.features.FEATURES`. None by
     default: the plain network needs none."""

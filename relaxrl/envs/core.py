@@ -9,19 +9,21 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from relaxrl.envs.clearance import Clearance
 from relaxrl.envs.config import EnvConfig
-from relaxrl.envs.correction import WHOLLY, correct
+from relaxrl.envs.correction import WHOLLY, check_displacement
 from relaxrl.envs.features import environment_features
-from relaxrl.envs.integrity import count_pieces, limit_radially, radii_of
-from relaxrl.envs.pairs import KeptPairs
-from relaxrl.envs.reward import Step, atom_terms, structure_terms
+from relaxrl.envs.integrity import limit_radially, radii_of
+from relaxrl.envs.reward import Step, rewards
 from relaxrl.envs.start import draw_starts, free_atoms
-from relaxrl.envs.termination import TERMINATING, Reason
+from relaxrl.envs.termination import ORDER, Progress, Reason, judge
 from relaxrl.envs.types import Action, StepResult
-from relaxrl.graph import AtomGraph, force_norms, max_force, scatter_max
+from relaxrl.graph import AtomGraph, max_force, scatter_max
 from relaxrl.potentials.base import Potential
 from relaxrl.structures import Crystal, StructureSet
 from relaxrl.typing import FloatArray, StateDict
+
+_RUNNING, _CONVERGED = ORDER.index(Reason.RUNNING), ORDER.index(Reason.CONVERGED)
 
 
 class RelaxationEnv:
@@ -76,15 +78,16 @@ class RelaxationEnv:
         self.n_envs = n_envs
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
-        self._pairs = KeptPairs()
+        self._reward_weights = config.reward.weights
+        self._clearance = Clearance(config.neighbor_cutoff, config.max_step)
         self._graph: AtomGraph | None = None
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
-        self._indices = torch.zeros(n_envs, dtype=torch.int64)
-        self._free = torch.empty(0, dtype=torch.bool)  # (n_atoms,), of the current structures
-        self._steps = torch.zeros(n_envs, dtype=torch.int64)
-        self._stuck = torch.zeros(n_envs, dtype=torch.int64)
-        self._evaluations = torch.zeros(n_envs, dtype=torch.int64)
-        self._reasons = [Reason.RUNNING] * n_envs
+        self._indices = [0] * n_envs
+        self._free: Tensor | None = None  # (n_atoms,), bool, of the current structures; None where all atoms are free
+        self._steps, self._stuck, self._evaluations, self._reasons = (
+            torch.zeros(n_envs, dtype=torch.int64, device=config.device) for _ in range(4)
+        )
+        self._all_running = True
 
     @property
     def weights(self) -> FloatArray:
@@ -113,7 +116,7 @@ class RelaxationEnv:
     @property
     def indices(self) -> Tensor:
         """Which crystal each slot runs, (n_envs,), int64."""
-        return self._indices.clone()
+        return torch.tensor(self._indices, device=self._steps.device)
 
     @property
     def steps(self) -> Tensor:
@@ -128,7 +131,7 @@ class RelaxationEnv:
     @property
     def finished(self) -> Tensor:
         """Whether each episode has ended, (n_envs,), bool."""
-        return torch.tensor([reason is not Reason.RUNNING for reason in self._reasons])
+        return self._reasons != _RUNNING
 
     def reset(self, indices: Sequence[int] | None = None) -> AtomGraph:
         """Begin new episodes in all slots.
@@ -171,41 +174,44 @@ class RelaxationEnv:
             RuntimeError: There was no `reset` before.
         """
         action = displacements if isinstance(displacements, Action) else Action(displacements)
-        before = self.graph
-        running = ~self.finished
+        before, running = self.graph, self._reasons == _RUNNING
         wanted = action.displacements.detach().to(before.positions)
-        if wanted.shape == before.positions.shape:
-            movable = running[before.graph_index] & self._free
-            wanted = limit_radially(wanted, self.config.max_step) * movable[:, None]
-        radii = radii_of(before, self.config)
-        correction = correct(before, wanted, radii, self.config.neighbor_cutoff, self._pairs)
+        check_displacement(before, wanted)
+        wanted = limit_radially(wanted, self.config.max_step)
+        if not self._all_running:
+            wanted = wanted * running[before.graph_index, None]
+        if self._free is not None:
+            wanted = wanted * self._free[:, None]
+        applied, a_back = self._corrected(before, wanted)
 
-        after, applied, a_back, failed = self._move(before, correction.applied, correction.a_back)
+        after, applied, a_back, failed = self._move(before, applied, a_back)
         self._steps += running
         self._stuck = torch.where(a_back >= WHOLLY, self._stuck + 1, 0)
-        reasons = self._judge(after, failed)
-        for slot in torch.nonzero(running).flatten().tolist():
-            self._reasons[slot] = reasons[slot]
+        reasons = judge(after, max_force(after), Progress(self.start, self._steps, self._stuck, failed), self.config)
+        if reasons is not None:
+            self._reasons = torch.where(running, reasons, self._reasons)
 
-        # Ended structures keep the history that led to their last state.
-        frozen = ~running[before.graph_index, None]
-        after = after.replace(
-            previous_displacement=torch.where(frozen, _set(before.previous_displacement), applied),
-            previous_forces=torch.where(frozen, _set(before.previous_forces), _set(before.forces)),
-        )
-        self._graph = self._observed(after)
-        return self._result(before, wanted, applied, a_back, running)
+        history = {"previous_displacement": applied, "previous_forces": before.forces}
+        if not self._all_running:  # ended structures keep the history that led to their last state
+            frozen = ~running[before.graph_index, None]
+            history = {
+                name: torch.where(frozen, _set(getattr(before, name)), _set(new)) for name, new in history.items()
+            }
+        self._graph = self._observed(after.replace(**history))
+        result = self._result(before, wanted, applied, a_back, running)
+        self._all_running = self._all_running and reasons is None
+        return result
 
     def state_dict(self) -> StateDict:
         """All that is needed to go on bit for bit: episodes, counters, weights and the generator."""
         return {
             "graph": None if self._graph is None else _fields(self._graph),
             "start": None if self._start is None else _fields(self._start),
-            "indices": self._indices.clone(),
+            "indices": self.indices,
             "steps": self._steps.clone(),
             "stuck": self._stuck.clone(),
             "evaluations": self._evaluations.clone(),
-            "reasons": [str(reason) for reason in self._reasons],
+            "reasons": [ORDER[code].value for code in self._reasons.tolist()],
             "weights": torch.from_numpy(self.weights),
             "generator": self.generator.bit_generator.state,
         }
@@ -222,14 +228,16 @@ class RelaxationEnv:
                 f"the state has {n_crystals} crystals and {n_envs} slots, "
                 f"this environment {len(self.crystals)} and {self.n_envs}"
             )
-        self._indices = state["indices"].clone()
-        self._free = torch.cat([self._free_atoms[index] for index in self._indices.tolist()])
-        self._graph = None if state["graph"] is None else AtomGraph(**state["graph"])
-        self._start = None if state["start"] is None else AtomGraph(**state["start"])
-        self._steps = state["steps"].clone()
-        self._stuck = state["stuck"].clone()
-        self._evaluations = state["evaluations"].clone()
-        self._reasons = [Reason(reason) for reason in state["reasons"]]
+        device = self.config.device
+        self._indices = state["indices"].tolist()
+        self._graph = None if state["graph"] is None else AtomGraph(**state["graph"]).to(device)
+        self._start = None if state["start"] is None else AtomGraph(**state["start"]).to(device)
+        self._steps, self._stuck, self._evaluations = (
+            state[name].to(device, copy=True) for name in ("steps", "stuck", "evaluations")
+        )
+        self._reasons = torch.tensor([ORDER.index(Reason(reason)) for reason in state["reasons"]], device=device)
+        self._all_running = not bool(self.finished.any())
+        self._enter()
         self._probabilities = state["weights"].numpy().copy()
         self.generator.bit_generator.state = state["generator"]
 
@@ -247,94 +255,73 @@ class RelaxationEnv:
 
     def _begin(self, slots: list[int], indices: list[int]) -> AtomGraph:
         """Replace the episodes of some slots by new ones of the crystals asked for."""
-        chosen = [self.crystals[index] for index in indices]
-        new = AtomGraph.batch(draw_starts(chosen, self.potential, self.config, self.generator))
-        first = new.replace(features=None)
+        new = draw_starts([self.crystals[index] for index in indices], self.potential, self.config, self.generator)
+        first = new
         if self._graph is not None and self._start is not None and len(slots) < self.n_envs:
             order = torch.arange(self.n_envs)
             order[slots] = self.n_envs + torch.arange(len(slots))
             new = AtomGraph.batch([self._graph.replace(features=None), new]).select(order)
             first = AtomGraph.batch([self._start, first]).select(order)
         self._start = first
-        self._indices[slots] = torch.tensor(indices)
-        self._free = torch.cat([self._free_atoms[index] for index in self._indices.tolist()])
-        self._steps[slots] = 0
-        self._stuck[slots] = 0
-        self._evaluations[slots] = 1
-        for slot in slots:
-            self._reasons[slot] = Reason.RUNNING
+        for slot, index in zip(slots, indices, strict=True):
+            self._indices[slot] = index
+        for counter, value in ((self._steps, 0), (self._stuck, 0), (self._evaluations, 1), (self._reasons, _RUNNING)):
+            counter[slots] = value
+        self._all_running = not bool(self.finished.any())
         self._graph = self._observed(new)
+        self._enter()
         return self._graph
 
-    def _move(
-        self, before: AtomGraph, applied: Tensor, a_back: Tensor
-    ) -> tuple[AtomGraph, Tensor, Tensor, dict[int, str]]:
-        """Structures after the displacement, with forces; what was applied; and the slots whose calculator failed.
+    def _enter(self) -> None:
+        """Look up what follows from the structures that are there now."""
+        if self._graph is None:
+            return
+        free = torch.cat([self._free_atoms[index] for index in self._indices])
+        self._free = None if bool(free.all()) else free.to(self._graph.positions.device)
+        self._clearance.begin(self._graph, radii_of(self._graph, self.config))
+
+    def _corrected(self, before: AtomGraph, wanted: Tensor) -> tuple[Tensor, Tensor]:
+        """What is legal of a displacement, and the fraction taken back."""
+        legal = self._clearance.legal(before, wanted, self.potential)
+        if legal is None:
+            return wanted, torch.zeros_like(_set(before.energy))
+        a_back = 1.0 - legal
+        return wanted * (1.0 - a_back)[before.graph_index, None], a_back
+
+    def _move(self, before: AtomGraph, applied: Tensor, a_back: Tensor) -> tuple[AtomGraph, Tensor, Tensor, Tensor]:
+        """Structures after the displacement, with forces; what was applied; and whether the calculator failed.
 
         Structures that don't move are not evaluated again.
         """
-        moved = torch.zeros(self.n_envs, dtype=torch.bool)
-        moved[before.graph_index[(applied != 0).any(dim=-1)]] = True
-        places = torch.nonzero(moved).flatten()
-        if not len(places):
-            return before, applied, a_back, {}
+        moved = scatter_max(applied.abs().amax(dim=1), before.graph_index, before.n_graphs) > 0
+        places = None if bool(moved.all()) else torch.nonzero(moved).flatten()
+        if places is not None and not len(places):
+            return before, applied, a_back, torch.zeros_like(moved)
         after = before.replace(positions=before.positions + applied)
-        evaluation = self.potential.evaluate(after if bool(moved.all()) else after.select(places))
-        self._evaluations[places] += 1
-
-        failed = torch.zeros_like(moved)
-        failed[places] = evaluation.failed.to(failed.device)
-        good_graphs = moved & ~failed
-        good = good_graphs[before.graph_index]
-        kept = (~evaluation.failed).to(good.device)[torch.repeat_interleave(before.atoms_per_graph[places])]
-        forces, energy = _set(before.forces).clone(), _set(before.energy).clone()
-        forces[good] = evaluation.forces.to(forces)[kept] * self._free[good, None]
-        energy[good_graphs] = evaluation.energy.to(energy)[~evaluation.failed]
-        positions = torch.where((moved & failed)[before.graph_index, None], before.positions, after.positions)
-        applied = applied * ~failed[before.graph_index, None]
-        a_back = torch.where(failed, 1.0, a_back)
-        messages = {int(places[k]): text for k, text in evaluation.messages.items()}
-        said = {slot: messages.get(slot, "") for slot in torch.nonzero(failed).flatten().tolist()}
-        return after.replace(positions=positions, forces=forces, energy=energy), applied, a_back, said
-
-    def _judge(self, after: AtomGraph, failed: dict[int, str]) -> list[Reason]:
-        """Why each episode ends here, if it does; the first that applies, in this order."""
-        config, start = self.config, self.start
-        fmax = max_force(after)
-        rise = (_set(after.energy) - _set(start.energy)) / after.atoms_per_graph
-        away = scatter_max(force_norms(after.positions - start.positions), after.graph_index, after.n_graphs)
-        exploded = (
-            (fmax > config.explosion_fmax) | (rise > config.explosion_energy) | (away > config.explosion_displacement)
-        )
-        at_rest = fmax <= config.fmax
-        uphill = at_rest & (rise > config.energy_tolerance)
-        broken = torch.zeros_like(at_rest)
-        asked = torch.nonzero(at_rest & ~uphill).flatten()
-        if len(asked):
-            pieces = count_pieces(after.select(asked), config.neighbor_cutoff)
-            broken[asked] = pieces > count_pieces(start.select(asked), config.neighbor_cutoff)
-        calculator_failed = torch.zeros_like(at_rest)
-        calculator_failed[list(failed)] = True
-        reasons = [Reason.RUNNING] * self.n_envs
-        for reason, holds in (  # from the weakest to the strongest
-            (Reason.STEP_LIMIT, self._steps >= config.max_steps),
-            (Reason.STUCK, self._stuck > config.stuck_limit),
-            (Reason.CONVERGED, at_rest),
-            (Reason.BROKEN, broken),
-            (Reason.ENERGY_ABOVE_START, uphill),
-            (Reason.EXPLODED, exploded),
-            (Reason.CALCULATOR_FAILED, calculator_failed),
-        ):
-            for slot in torch.nonzero(holds).flatten().tolist():
-                reasons[slot] = reason
-        return reasons
+        evaluation = self.potential.evaluate(after if places is None else after.select(places))
+        self._evaluations += moved
+        forces, energy = evaluation.forces.to(before.positions), evaluation.energy.to(before.positions)
+        failed = evaluation.failed.to(moved.device)
+        if places is not None:
+            forces = _set(before.forces).index_put((moved[before.graph_index],), forces)
+            energy = _set(before.energy).index_put((places,), energy)
+            failed = torch.zeros_like(moved).index_put((places,), failed)
+        if self._free is not None:
+            forces = forces * self._free[:, None]
+        positions = after.positions
+        if bool(failed.any()):  # as if nothing had been asked for
+            of_atoms = failed[before.graph_index, None]
+            positions = torch.where(of_atoms, before.positions, positions)
+            forces = torch.where(of_atoms, _set(before.forces), forces)
+            energy = torch.where(failed, _set(before.energy), energy)
+            applied, a_back = applied.masked_fill(of_atoms, 0.0), a_back.masked_fill(failed, 1.0)
+        return after.replace(positions=positions, forces=forces, energy=energy), applied, a_back, failed
 
     def _result(
         self, before: AtomGraph, proposed: Tensor, applied: Tensor, a_back: Tensor, running: Tensor
     ) -> StepResult:
-        graph = self.graph
-        terminated = torch.tensor([reason in TERMINATING for reason in self._reasons])
-        reward = self.config.reward
+        graph, ended = self.graph, self._reasons != _RUNNING
+        terminated = self._reasons == _CONVERGED
         step = Step(
             forces_before=_set(before.forces),
             forces=_set(graph.forces),
@@ -344,16 +331,18 @@ class RelaxationEnv:
             converged=terminated,
             graph_index=graph.graph_index,
         )
-        terms = {name: term * running for name, term in structure_terms(step, reward.weights, reward.norm).items()}
-        of_atoms = torch.stack(list(atom_terms(step, reward.weights).values())).sum(dim=0)
+        terms, reward, of_atoms = rewards(step, self._reward_weights, self.config.reward.norm)
+        if not self._all_running:
+            terms = {name: term * running for name, term in terms.items()}
+            reward, of_atoms = reward * running, of_atoms * running[graph.graph_index]
         return StepResult(
             graph=graph,
-            reward=torch.stack(list(terms.values())).sum(dim=0),
-            atom_reward=of_atoms * running[graph.graph_index],
+            reward=reward,
+            atom_reward=of_atoms,
             terms=terms,
             terminated=terminated,
-            truncated=self.finished & ~terminated,
-            reason=[str(reason) for reason in self._reasons],
+            truncated=ended & ~terminated,
+            reason=[ORDER[code].value for code in self._reasons.tolist()],
             proposed=proposed,
             applied=applied,
             a_back=a_back,

@@ -14,14 +14,14 @@ quadratic functions of f: each first crossing is a root in closed form, no searc
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph, scatter_max
-from relaxrl.neighbors import with_edges
+from relaxrl.neighbors import pairs_within
 
 MARGIN = 1e-10
 """Å; corrected pairs stop this far on the legal side, so that rounding does not put them on the other."""
@@ -46,13 +46,7 @@ class Correction:
     a_back: Tensor
 
 
-def correct(
-    graph: AtomGraph,
-    displacement: Tensor,
-    r_min: float | Tensor,
-    cutoff: float,
-    neighbors: Callable[[AtomGraph, float], AtomGraph] = with_edges,
-) -> Correction:
+def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutoff: float) -> Correction:
     """Scale the displacement of each structure back by the smallest fraction that makes it legal.
 
     Args:
@@ -60,10 +54,69 @@ def correct(
         displacement: (n_atoms, 3), Å, of any length.
         r_min: Å; or (n_atoms,), contact radii in Å whose sum is the r_min of a pair.
         cutoff: Å; an atom may not lose all of its neighbours within this distance.
-        neighbors: Gives a graph edges up to a radius; more edges do no harm.
 
     Returns:
         The corrected displacement and the fraction taken back.
+
+    Raises:
+        ValueError: The displacement has another shape or is not finite.
+    """
+    check_displacement(graph, displacement)
+    displacement = displacement.to(graph.positions.dtype)
+    radii = contact_radii(r_min, graph)
+    kept = displacement.new_ones(graph.n_graphs)
+    if graph.n_atoms:
+        # No pair changes its distance by more than twice the largest displacement.
+        reach = 2.0 * float(torch.linalg.vector_norm(displacement, dim=-1).max())
+        near = max(2.0 * float(radii.max()) + MARGIN + reach, NEAR * cutoff)
+        pairs = _listed(graph, displacement, near, each_once=True)
+        kept = legal_fraction(graph, displacement, radii, cutoff, [(pairs, slice(None))])
+    a_back = 1.0 - kept
+    return Correction((1.0 - a_back)[graph.graph_index, None] * displacement, a_back)
+
+
+def legal_fraction(
+    graph: AtomGraph,
+    displacement: Tensor,
+    radii: Tensor,
+    cutoff: float,
+    pairs: Iterable[tuple[Pairs, slice]],
+    asked: Tensor | None = None,
+) -> Tensor:
+    """Fraction of the displacement of each structure that is legal, (n_graphs,).
+
+    Args:
+        graph: Structures before the step.
+        displacement: (n_atoms, 3), Å.
+        radii: (n_atoms,), Å; the sum of two is the r_min of a pair.
+        cutoff: Å; an atom may not lose all of its neighbours within this distance.
+        pairs: All pairs that could touch, in any number of parts, each with the atoms among which it counts. Pairs may
+            appear once or in both directions.
+        asked: (n_graphs,), bool; structures of which pairs are given. The others are known to be legal; none if None.
+    """
+    kept, bound = displacement.new_ones(graph.n_graphs), []
+    for part, atoms in pairs:
+        here = graph.graph_index[atoms]
+        touching = _first_contact(part, radii[atoms])
+        if touching is not None:
+            place, fraction = touching
+            kept.scatter_reduce_(0, here[part.centre[place]], fraction, reduce="amin")
+        bound.append(_surely_bound(part, cutoff, len(here)))
+    lonely = ~torch.cat(bound)
+    if asked is not None:
+        lonely &= asked[graph.graph_index]
+    if bool(lonely.any()):
+        some = torch.unique(graph.graph_index[lonely])
+        rows = torch.isin(graph.graph_index, some)
+        structures, steps = graph.select(some), displacement[rows]
+        reach = 2.0 * float(torch.linalg.vector_norm(steps, dim=-1).max())
+        loss = _first_loss(_listed(structures, steps, cutoff + reach), cutoff, structures)
+        kept[some] = torch.minimum(kept[some], loss)
+    return kept
+
+
+def check_displacement(graph: AtomGraph, displacement: Tensor) -> None:
+    """Check shape and numbers.
 
     Raises:
         ValueError: The displacement has another shape or is not finite.
@@ -73,20 +126,6 @@ def correct(
         raise ValueError(f"`displacement` must have shape {expected} (one vector per atom, Å), got {got}")
     if not bool(torch.isfinite(displacement).all()):
         raise ValueError("`displacement` must be finite, got NaN or infinity; the policy has probably diverged")
-    displacement = displacement.to(graph.positions.dtype)
-    radii = contact_radii(r_min, graph)
-    kept = displacement.new_ones(graph.n_graphs)
-    if graph.n_atoms:
-        # No pair changes its distance by more than twice the largest displacement.
-        reach = 2.0 * float(torch.linalg.vector_norm(displacement, dim=-1).max())
-        near = max(2.0 * float(radii.max()) + MARGIN + reach, NEAR * cutoff)
-        pairs = _Pairs.of(neighbors(graph, near), displacement)
-        kept = torch.minimum(kept, _first_contact(pairs, radii, graph))
-        if bool(_at_risk(pairs, cutoff, graph.n_atoms).any()):
-            pairs = _Pairs.of(with_edges(graph, cutoff + reach), displacement)
-            kept = torch.minimum(kept, _first_loss(pairs, cutoff, graph))
-    a_back = 1.0 - kept
-    return Correction((1.0 - a_back)[graph.graph_index, None] * displacement, a_back)
 
 
 def contact_radii(r_min: float | Tensor, graph: AtomGraph) -> Tensor:
@@ -103,51 +142,68 @@ def contact_radii(r_min: float | Tensor, graph: AtomGraph) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Pairs:
-    """Directed pairs with their squared distance along the path: c + 2 b f + a f²."""
+class Pairs:
+    """Pairs of atoms with their squared distance along the path: c + 2 b f + a f².
+
+    Attributes:
+        centre: (n_pairs,), int64.
+        neighbour: (n_pairs,), int64.
+        a: (n_pairs,), Å².
+        b: (n_pairs,), Å².
+        c: (n_pairs,), Å².
+    """
 
     centre: Tensor
     neighbour: Tensor
-    a: Tensor  # Å²
-    b: Tensor  # Å²
-    c: Tensor  # Å²
+    a: Tensor
+    b: Tensor
+    c: Tensor
 
     @staticmethod
-    def of(graph: AtomGraph, displacement: Tensor) -> _Pairs:
-        assert graph.edge_index is not None, "made by with_edges"
-        centre, neighbour = graph.edge_index
-        vectors = graph.edge_vectors()
-        relative = displacement[neighbour] - displacement[centre]
-        return _Pairs(
+    def of(centre: Tensor, neighbour: Tensor, vectors: Tensor, displacement: Tensor) -> Pairs:
+        """Pairs from the vectors (n_pairs, 3) between them and the displacements (n_atoms, 3) of all atoms, Å."""
+        relative = displacement.index_select(0, neighbour) - displacement.index_select(0, centre)
+        return Pairs(
             centre,
             neighbour,
-            a=(relative * relative).sum(-1),
-            b=(relative * vectors).sum(-1),
-            c=(vectors * vectors).sum(-1),
+            a=torch.linalg.vecdot(relative, relative),
+            b=torch.linalg.vecdot(relative, vectors),
+            c=torch.linalg.vecdot(vectors, vectors),
         )
 
 
-def _first_contact(pairs: _Pairs, radii: Tensor, graph: AtomGraph) -> Tensor:
-    """Fraction of the path at which a pair of each structure first touches, (n_graphs,); 1 if none does."""
-    limit = radii[pairs.centre] + radii[pairs.neighbour] + MARGIN
-    gap = (pairs.c - limit**2).clamp(min=0.0)
-    discriminant = pairs.b**2 - pairs.a * gap
+def _listed(graph: AtomGraph, displacement: Tensor, radius: float, each_once: bool = False) -> Pairs:
+    """All pairs within `radius` Å before the step."""
+    (centre, neighbour), shift = pairs_within(graph, radius, each_once)
+    edge_index = torch.stack([centre, neighbour])
+    vectors = graph.replace(edge_index=edge_index, edge_shift=shift.to(graph.positions.dtype)).edge_vectors()
+    return Pairs.of(centre, neighbour, vectors, displacement)
+
+
+def _first_contact(pairs: Pairs, radii: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Places of the pairs that touch, and the fraction of the path at which each first does; None if there are none."""
+    limit = radii.index_select(0, pairs.centre).add_(radii.index_select(0, pairs.neighbour)).add_(MARGIN)
+    gap = (pairs.c - limit.square_()).clamp_(min=0.0)
+    discriminant = torch.addcmul(pairs.b.square(), pairs.a, gap, value=-1.0)
     touches = (pairs.b < 0) & (discriminant > 0)
+    if not bool(touches.any()):
+        return None
+    place = torch.nonzero(touches).flatten()
+    gap = gap[place]
     # The smaller root of a f² + 2 b f + gap, in the form without cancellation.
-    speed = -pairs.b + discriminant.clamp(min=0.0).sqrt()
-    fraction = torch.where(touches, gap / torch.where(touches, speed, 1.0), 1.0).clamp(max=1.0)
-    return -scatter_max(-fraction, graph.graph_index[pairs.centre], graph.n_graphs).clamp(min=-1.0)
+    return place, (gap / (discriminant[place].sqrt() - pairs.b[place])).clamp(max=1.0)
 
 
-def _at_risk(pairs: _Pairs, cutoff: float, n_atoms: int) -> Tensor:
-    """Atoms that have no neighbour so near that it is sure to stay one, (n_atoms,), bool."""
+def _surely_bound(pairs: Pairs, cutoff: float, n_atoms: int) -> Tensor:
+    """Atoms that have a neighbour so near that it is sure to stay one, (n_atoms,), bool."""
     stays = pairs.c.sqrt() + pairs.a.sqrt() <= cutoff - MARGIN
-    safe = torch.zeros(n_atoms, dtype=torch.bool, device=pairs.c.device)
-    safe[pairs.centre[stays]] = True
-    return ~safe
+    bound = torch.zeros(n_atoms, dtype=torch.bool, device=pairs.c.device)
+    bound[pairs.centre[stays]] = True
+    bound[pairs.neighbour[stays]] = True
+    return bound
 
 
-def _first_loss(pairs: _Pairs, cutoff: float, graph: AtomGraph) -> Tensor:
+def _first_loss(pairs: Pairs, cutoff: float, graph: AtomGraph) -> Tensor:
     """Fraction of the path at which an atom of each structure first loses all neighbours, (n_graphs,); 1 if none does.
 
     A pair is within the cutoff during one interval of the path. An atom is bound for as long as these intervals,

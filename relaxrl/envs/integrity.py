@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relaxrl.envs.config import EnvConfig
 from relaxrl.graph import AtomGraph
-from relaxrl.neighbors import with_edges
+from relaxrl.neighbors import pairs_within
 
 _COVALENT_RADII = torch.from_numpy(np.asarray(covalent_radii, dtype=np.float64))  # (119,), Å, by atomic number
 
@@ -33,26 +33,25 @@ def overlaps(graph: AtomGraph, radii: Tensor) -> Tensor:
         graph: The structures.
         radii: (n_atoms,), Å.
     """
-    edges = with_edges(graph, 2.0 * float(radii.max()))
-    assert edges.edge_index is not None, "made by with_edges"
-    centre, neighbour = edges.edge_index
-    distance = torch.linalg.vector_norm(edges.edge_vectors(), dim=-1)
+    (centre, neighbour), shift = pairs_within(graph, 2.0 * float(radii.max()), each_once=True)
+    graph = graph.replace(edge_index=torch.stack([centre, neighbour]), edge_shift=shift.to(graph.positions.dtype))
+    distance = torch.linalg.vector_norm(graph.edge_vectors(), dim=-1)
     close = (centre != neighbour) & (distance < radii[centre] + radii[neighbour])
-    found = torch.zeros(graph.n_graphs, dtype=torch.bool)
+    found = torch.zeros(graph.n_graphs, dtype=torch.bool, device=radii.device)
     found[graph.graph_index[centre[close]]] = True
     return found
 
 
 def count_pieces(graph: AtomGraph, cutoff: float) -> Tensor:
     """Pieces of each structure that no chain of neighbours within `cutoff` (Å) connects, (n_graphs,), int64."""
-    edges = with_edges(graph, cutoff).edge_index
-    assert edges is not None, "made by with_edges"
-    i, j = edges.cpu().numpy()
-    bonds = coo_matrix((np.ones(len(i), dtype=np.int8), (i, j)), shape=(graph.n_atoms, graph.n_atoms))
+    (i, j), _ = pairs_within(graph, cutoff, each_once=True)
+    bonds = coo_matrix(
+        (np.ones(len(i), dtype=np.int8), (i.cpu().numpy(), j.cpu().numpy())), shape=(graph.n_atoms, graph.n_atoms)
+    )
     n_pieces, label = connected_components(bonds, directed=False)
     piece_of_graph = torch.zeros(n_pieces, dtype=torch.int64)
     piece_of_graph[torch.from_numpy(label.astype(np.int64))] = graph.graph_index.cpu()
-    return torch.bincount(piece_of_graph, minlength=graph.n_graphs)
+    return torch.bincount(piece_of_graph, minlength=graph.n_graphs).to(graph.positions.device)
 
 
 def limit_radially(displacements: Tensor, longest: float) -> Tensor:

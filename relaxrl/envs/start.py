@@ -40,7 +40,7 @@ def free_atoms(crystal: Crystal) -> Tensor:
 
 def draw_starts(
     crystals: Sequence[Crystal], potential: Potential, config: EnvConfig, generator: np.random.Generator
-) -> list[AtomGraph]:
+) -> AtomGraph:
     """A start for each crystal, with forces, energy and an empty history; all of them share calls of the potential.
 
     A minimum is displaced at random, and again where the start overlaps, explodes, fails or is converged. If it is
@@ -56,80 +56,92 @@ def draw_starts(
         StructureError: A start overlaps or explodes, in all attempts if the crystal is a minimum.
         CalculatorError: The calculator fails likewise.
     """
-    found: dict[int, AtomGraph] = {}
+    found: list[AtomGraph] = []
+    places: list[int] = []
     pending = list(range(len(crystals)))
     for attempt in range(config.reset_attempts):
-        asked = [crystals[k] for k in pending]
-        results = _evaluated([_displaced(crystal, config, generator) for crystal in asked], asked, potential, config)
+        batch, errors = _evaluated([crystals[k] for k in pending], potential, config, generator)
         again = []
-        for k, result in zip(pending, results, strict=True):
+        for place, error in sorted(errors.items()):
             # What is taken as it is would be the same again.
-            last = attempt + 1 == config.reset_attempts or crystals[k].kind == "start"
-            if isinstance(result, RelaxRLError):
-                if last:
-                    raise result
-                again.append(k)
-            elif last or bool(max_force(result) > config.fmax):
-                found[k] = result
-            else:
-                again.append(k)
-        pending = again
+            if attempt + 1 == config.reset_attempts or crystals[pending[place]].kind == "start":
+                raise error
+            again.append(place)
+        if batch is not None:
+            good, graph = batch
+            if attempt + 1 < config.reset_attempts:
+                at_rest = (max_force(graph) <= config.fmax).tolist()
+                rejected = [crystals[pending[k]].kind != "start" and at_rest[n] for n, k in enumerate(good)]
+                again += [k for k, no in zip(good, rejected, strict=True) if no]
+                if any(rejected):
+                    graph = graph.select([n for n, no in enumerate(rejected) if not no])
+                    good = [k for k, no in zip(good, rejected, strict=True) if not no]
+            if good:
+                found.append(graph)
+                places += [pending[k] for k in good]
+        pending = [pending[k] for k in sorted(again)]
         if not pending:
             break
-    return [found[k] for k in range(len(crystals))]
-
-
-def _displaced(crystal: Crystal, config: EnvConfig, generator: np.random.Generator) -> Atoms | StructureError:
-    if crystal.kind == "start":
-        return crystal.atoms
-    try:
-        return perturb(crystal.atoms, config.rattle, generator)
-    except StructureError as error:
-        return StructureError(f"crystal {crystal.id}: {error}")
+    if len(found) == 1 and places == list(range(len(crystals))):
+        return found[0]
+    return AtomGraph.batch(found).select(np.argsort(places).tolist())
 
 
 def _evaluated(
-    drawn: Sequence[Atoms | StructureError], crystals: Sequence[Crystal], potential: Potential, config: EnvConfig
-) -> list[AtomGraph | RelaxRLError]:
-    """Each start with forces, or what is wrong with it."""
-    results: list[AtomGraph | RelaxRLError] = []
-    places, structures, free = [], [], []
-    for place, (atoms, crystal) in enumerate(zip(drawn, crystals, strict=True)):
-        if isinstance(atoms, StructureError):
-            results.append(atoms)
-            continue
-        graph = graph_from_atoms(atoms)
-        results.append(graph)
-        if bool(overlaps(graph, radii_of(graph, config)).any()):
-            unit = "Å" if config.r_min_unit == "angstrom" else "of the sum of covalent radii"
-            results[place] = StructureError(
-                f"crystal {crystal.id}: atoms are closer than r_min = {config.r_min:g} {unit} at the start; "
-                "use a smaller rattle or r_min, or leave the structure out"
-            )
-            continue
-        places.append(place)
-        structures.append(graph)
-        free.append(free_atoms(crystal))
+    crystals: Sequence[Crystal], potential: Potential, config: EnvConfig, generator: np.random.Generator
+) -> tuple[tuple[list[int], AtomGraph] | None, dict[int, RelaxRLError]]:
+    """Starts with forces where they could be made, with their places, and what is wrong at the other places."""
+    errors: dict[int, RelaxRLError] = {}
+    drawn: dict[int, Atoms] = {}
+    for place, crystal in enumerate(crystals):
+        try:
+            drawn[place] = _displaced(crystal, config, generator)
+        except StructureError as error:
+            errors[place] = StructureError(f"crystal {crystal.id}: {error}")
+    if not drawn:
+        return None, errors
+    places, batch = list(drawn), graph_from_atoms(list(drawn.values())).to(config.device)
+    overlapping = overlaps(batch, radii_of(batch, config)).tolist()
+    if any(overlapping):
+        for place, overlap in zip(places, overlapping, strict=True):
+            if overlap:
+                errors[place] = _overlapping(crystals[place], config)
+        batch = batch.select([n for n, overlap in enumerate(overlapping) if not overlap])
+        places = [place for place, overlap in zip(places, overlapping, strict=True) if not overlap]
     if not places:
-        return results
-    batch = AtomGraph.batch(structures)
+        return None, errors
     evaluation = potential.evaluate(batch)
-    forces = evaluation.forces.to(batch.positions) * torch.cat(free)[:, None]
+    free = torch.cat([free_atoms(crystals[place]) for place in places]).to(batch.positions.device)
+    forces = evaluation.forces.to(batch.positions) * free[:, None]
     batch = batch.replace(
         forces=forces,
         energy=evaluation.energy.to(batch.positions),
         previous_displacement=torch.zeros_like(forces),
         previous_forces=forces.clone(),
     )
-    for k, (place, part) in enumerate(zip(places, batch.unbatch(), strict=True)):
-        crystal, fmax = crystals[place], float(max_force(part))
-        results[place] = part
-        if bool(evaluation.failed[k]):
-            said = evaluation.messages.get(k, "no reason given")
-            results[place] = CalculatorError(f"crystal {crystal.id}: the calculator failed at the start: {said}")
-        elif fmax > config.explosion_fmax:
-            results[place] = StructureError(
-                f"crystal {crystal.id}: F_max = {fmax:.3g} eV/Å at the start is beyond explosion_fmax = "
+    fmax, failed = max_force(batch).tolist(), evaluation.failed.tolist()
+    for n, place in enumerate(places):
+        if failed[n]:
+            said = evaluation.messages.get(n, "no reason given")
+            errors[place] = CalculatorError(f"crystal {crystals[place].id}: the calculator failed at the start: {said}")
+        elif fmax[n] > config.explosion_fmax:
+            errors[place] = StructureError(
+                f"crystal {crystals[place].id}: F_max = {fmax[n]:.3g} eV/Å at the start is beyond explosion_fmax = "
                 f"{config.explosion_fmax:g}; use a smaller rattle, or leave the structure out"
             )
-    return results
+    kept = [n for n, place in enumerate(places) if place not in errors]
+    if not kept:
+        return None, errors
+    return ([places[n] for n in kept], batch if len(kept) == len(places) else batch.select(kept)), errors
+
+
+def _displaced(crystal: Crystal, config: EnvConfig, generator: np.random.Generator) -> Atoms:
+    return crystal.atoms if crystal.kind == "start" else perturb(crystal.atoms, config.rattle, generator)
+
+
+def _overlapping(crystal: Crystal, config: EnvConfig) -> StructureError:
+    unit = "Å" if config.r_min_unit == "angstrom" else "of the sum of covalent radii"
+    return StructureError(
+        f"crystal {crystal.id}: atoms are closer than r_min = {config.r_min:g} {unit} at the start; "
+        "use a smaller rattle or r_min, or leave the structure out"
+    )

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from enum import StrEnum
+
+import torch
+from torch import Tensor
+
+from relaxrl.envs.config import EnvConfig
+from relaxrl.envs.integrity import count_pieces
+from relaxrl.graph import AtomGraph, force_norms, scatter_max
 
 
 class Reason(StrEnum):
@@ -29,5 +37,66 @@ class Reason(StrEnum):
     """Forces, energy or displacement from the start are beyond the limits."""
 
 
-TERMINATING = frozenset({Reason.CONVERGED})
-"""Reasons that terminate; the others truncate."""
+ORDER = tuple(Reason)
+"""Reasons by the number that stands for each in tensors; RUNNING is 0."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far each episode of a batch has come.
+
+    Attributes:
+        start: The structures at their first step, with energies.
+        steps: (n_graphs,), int64; steps made.
+        stuck: (n_graphs,), int64; the last of them in a row that were wholly taken back.
+        failed: (n_graphs,), bool; whether the calculator failed in the last one.
+    """
+
+    start: AtomGraph
+    steps: Tensor
+    stuck: Tensor
+    failed: Tensor
+
+
+def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig) -> Tensor | None:
+    """Why each episode ends here, if it does; the first that applies, in the order of the code from below.
+
+    Args:
+        graph: The structures with energies.
+        fmax: (n_graphs,), eV/Å.
+        progress: Of the episodes.
+        config: Limits.
+
+    Returns:
+        Numbers of reasons (n_graphs,), int64, see `ORDER`; None where all episodes run on.
+    """
+    start = progress.start
+    assert graph.energy is not None, "graphs of the environment have energies"
+    assert start.energy is not None, "graphs of the environment have energies"
+    rise = (graph.energy - start.energy) / graph.atoms_per_graph
+    away = scatter_max(force_norms(graph.positions - start.positions), graph.graph_index, graph.n_graphs)
+    exploded = (
+        (fmax > config.explosion_fmax) | (rise > config.explosion_energy) | (away > config.explosion_displacement)
+    )
+    at_rest = fmax <= config.fmax
+    too_long, stuck = progress.steps >= config.max_steps, progress.stuck > config.stuck_limit
+    if not bool((exploded | at_rest | too_long | stuck | progress.failed).any()):
+        return None
+    uphill = at_rest & (rise > config.energy_tolerance)
+    broken = torch.zeros_like(at_rest)
+    asked = torch.nonzero(at_rest & ~uphill).flatten()
+    if len(asked):
+        pieces = count_pieces(graph.select(asked), config.neighbor_cutoff)
+        broken[asked] = pieces > count_pieces(start.select(asked), config.neighbor_cutoff)
+    reasons = torch.zeros_like(progress.steps)
+    for reason, holds in (  # from the weakest to the strongest
+        (Reason.STEP_LIMIT, too_long),
+        (Reason.STUCK, stuck),
+        (Reason.CONVERGED, at_rest),
+        (Reason.BROKEN, broken),
+        (Reason.ENERGY_ABOVE_START, uphill),
+        (Reason.EXPLODED, exploded),
+        (Reason.CALCULATOR_FAILED, progress.failed),
+    ):
+        reasons.masked_fill_(holds, ORDER.index(reason))
+    return reasons

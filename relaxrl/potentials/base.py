@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph
+from relaxrl.potentials.topology import Part
 
 
 @dataclass(frozen=True)
@@ -44,6 +45,19 @@ class Potential(ABC):
             graph: The structures; their forces, history and edges are not used.
             stress: Whether to compute the stress as well.
         """
+
+    def pairs(self, graph: AtomGraph, radius: float) -> list[Part] | None:
+        """All pairs of atoms within `radius` Å, and some beyond it, if the potential keeps such a list for these atoms.
+
+        Args:
+            graph: Structures that were just evaluated, or others at the price of a list.
+            radius: Å.
+
+        Returns:
+            The pairs; None where the potential keeps none so far apart.
+        """
+        del graph, radius
+        return None
 
 
 def evaluation_of(energy: Tensor, forces: Tensor, graph: AtomGraph, stress: Tensor | None = None) -> Evaluation:

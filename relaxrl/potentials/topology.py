@@ -4,18 +4,23 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph, scatter_sum
-from relaxrl.neighbors import with_edges
+from relaxrl.neighbors import pairs_within
 from relaxrl.typing import FloatArray
 
 _KEPT_BATCHES = 2
-"""Structures remembered, in units of the largest batch so far: an environment's batches are changing selections."""
+"""Batches of different length remembered, and structures, in units of the largest batch so far: an environment's
+batches are changing selections."""
+
+
+_PART_EDGES = 40_000
+"""Edges of a part of a batch on a CPU: enough to make the time spent outside of the arithmetic small."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +62,13 @@ class Edges:
         topology: Who is joined to whom.
         translation: (n_edges, 3), Å; what to add to the neighbour's position.
         graph_index: (n_edges,), int64; which structure an edge belongs to.
+        length: (n_edges,), Å; where the edges were made.
     """
 
     topology: Topology
     translation: Tensor
     graph_index: Tensor
+    length: Tensor
 
     def vectors(self, positions: Tensor) -> Tensor:
         """Vectors from centres to neighbours, (n_edges, 3), Å, for positions (n_atoms, 3)."""
@@ -70,13 +77,41 @@ class Edges:
 
 
 @dataclass(frozen=True)
-class _Structure:
-    """The edges of one structure, on the CPU, with atoms counted from 0, and the positions they were made for."""
+class Part:
+    """Consecutive structures of a batch, whose atoms are counted from 0.
 
-    positions: FloatArray
+    Attributes:
+        edges: Their edges.
+        atoms: Which atoms of the batch they are.
+        graphs: Which structures of the batch they are.
+        shorter: The edges up to smaller lengths, where they have been asked for.
+    """
+
+    edges: Edges
+    atoms: slice
+    graphs: slice
+    shorter: dict[float, Edges] = field(default_factory=dict, repr=False, compare=False)
+
+
+@dataclass(frozen=True)
+class _Structure:
+    """The edges of one structure, with atoms counted from 0, and the positions they were made for."""
+
+    reference: Tensor
+    positions: FloatArray  # the same on the CPU
     centre: Tensor
     neighbour: Tensor
     translation: Tensor
+    length: Tensor
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Structures where their edges were made, and these edges."""
+
+    reference: AtomGraph
+    structures: list[_Structure]
+    parts: list[Part]
 
 
 class _Variants:
@@ -100,16 +135,19 @@ class _Variants:
             return None
         if self._positions is None:
             self._positions = np.stack([structure.positions for structure in self.structures])
-        moved = np.square(self._positions - positions).sum(axis=-1).max(axis=-1)
-        near = np.flatnonzero(moved < distance**2)
+        # Most are told apart by their first atom.
+        maybe = np.flatnonzero(np.square(self._positions[:, 0] - positions[0]).sum(axis=-1) < distance**2)
+        moved = np.square(self._positions[maybe] - positions).sum(axis=-1).max(axis=-1)
+        near = maybe[moved < distance**2]
         return self.structures[near[-1]] if len(near) else None
 
 
 class EdgeCache:
     """Edges with a skin, remembered for each structure until one of its atoms has moved by half of it.
 
-    A structure is recognised by its elements, its cell and positions nearby, wherever in a batch it stands: selections
-    of a batch, and batches in which a few structures are replaced, find most of their edges made.
+    Slot by slot of the batch: where a structure is replaced, or has moved too far, only the edges of the part of the
+    batch that it belongs to are joined anew. In a batch of another length, structures are recognised by their elements,
+    their cell and positions nearby, wherever they stand, so that selections of a batch find their edges made.
 
     Args:
         cutoff: Å.
@@ -124,38 +162,53 @@ class EdgeCache:
         self._known: OrderedDict[tuple[bytes, ...], _Variants] = OrderedDict()
         self._count = 0
         self._capacity = 0
-        self._last: tuple[AtomGraph, Tensor, Edges] | None = None
+        self._batches: OrderedDict[int, _Batch] = OrderedDict()  # the last calls, by the number of structures
 
     def __len__(self) -> int:
         """Structures remembered."""
         return self._count
 
-    def __call__(self, graph: AtomGraph) -> Edges:
+    def __call__(self, graph: AtomGraph) -> list[Part]:
         """Edges of all pairs within the cutoff and some beyond it; positions must not be tracked by autograd."""
-        if self._last is not None and self._unchanged(*self._last[:2], graph):
-            return self._last[2]
-        structures = self._structures(graph)
-        reference = torch.from_numpy(np.concatenate([structure.positions for structure in structures]))
-        edges = _joined(structures, graph)
-        self._last = (graph, reference.to(graph.positions), edges)
-        return edges
+        return self._batch(graph).parts
 
-    def _unchanged(self, last: AtomGraph, reference: Tensor, graph: AtomGraph) -> bool:
-        pairs = (
-            (last.graph_index, graph.graph_index),
-            (last.atomic_numbers, graph.atomic_numbers),
-            (last.cell, graph.cell),
-            (last.pbc, graph.pbc),
-        )
-        if not all(a.shape == b.shape and a.device == b.device and torch.equal(a, b) for a, b in pairs):
-            return False
-        moved = torch.linalg.vector_norm(graph.positions - reference, dim=-1)
-        return bool((moved < 0.5 * self.skin).all())
+    def within(self, graph: AtomGraph, radius: float) -> list[Part]:
+        """The shorter of these edges: all up to `radius` Å, at most the cutoff, and some beyond it."""
+        batch, longest = self._batch(graph), radius + self.skin
+        shorter = []
+        for part in batch.parts:
+            if longest not in part.shorter:
+                part.shorter[longest] = _up_to(part.edges, longest)
+            shorter.append(Part(part.shorter[longest], part.atoms, part.graphs))
+        return shorter
 
-    def _structures(self, graph: AtomGraph) -> list[_Structure]:
+    def _batch(self, graph: AtomGraph) -> _Batch:
+        old = self._batches.get(graph.n_graphs)
+        if old is not None and old.reference.positions.device != graph.positions.device:
+            old = None
+        changed = list(range(graph.n_graphs)) if old is None else _changed(old.reference, graph, 0.5 * self.skin)
+        if old is not None and not changed:
+            return old
         self._capacity = max(self._capacity, _KEPT_BATCHES * graph.n_graphs)
+        found = self._found(graph.select(changed), recall=old is None)
+        if old is None or len(found) == graph.n_graphs:
+            structures, parts = found, []
+        else:
+            structures, parts = old.structures.copy(), old.parts
+            for k, structure in zip(changed, found, strict=True):
+                structures[k] = structure
+        parts = _joined(graph, structures, set(changed), parts)
+        reference = graph.replace(positions=torch.cat([structure.reference for structure in structures]))
+        self._batches[graph.n_graphs] = _Batch(reference, structures, parts)
+        self._batches.move_to_end(graph.n_graphs)
+        while len(self._batches) > _KEPT_BATCHES:
+            self._batches.popitem(last=False)
+        return self._batches[graph.n_graphs]
+
+    def _found(self, graph: AtomGraph, recall: bool) -> list[_Structure]:
+        """The edges of each structure, new ones and, if to be looked for, remembered ones."""
         keys, positions = _keys_and_positions(graph)
-        found = [self._recall(key, here) for key, here in zip(keys, positions, strict=True)]
+        found = [self._recall(key, here) if recall else None for key, here in zip(keys, positions, strict=True)]
         missing = [k for k, structure in enumerate(found) if structure is None]
         if missing:
             made = _make(graph.select(missing), self.cutoff + self.skin, self.undirected)
@@ -197,47 +250,110 @@ def _keys_and_positions(graph: AtomGraph) -> tuple[list[tuple[bytes, ...]], list
     numbers = np.split(graph.atomic_numbers.cpu().numpy(), ends)
     positions: list[FloatArray] = np.split(graph.positions.cpu().numpy(), ends)
     cells, pbc = graph.cell.cpu().numpy(), graph.pbc.cpu().numpy()
+    place = str(graph.positions.device).encode()
     keys: list[tuple[bytes, ...]] = [
-        (a.tobytes(), b.tobytes(), c.tobytes()) for a, b, c in zip(numbers, cells, pbc, strict=True)
+        (a.tobytes(), b.tobytes(), c.tobytes(), place) for a, b, c in zip(numbers, cells, pbc, strict=True)
     ]
     return keys, positions
 
 
 def _make(graph: AtomGraph, cutoff: float, undirected: bool) -> list[_Structure]:
     """The edges of each structure."""
-    graph = with_edges(graph.to("cpu"), cutoff)
-    if graph.edge_index is None or graph.edge_shift is None:
-        raise AssertionError("with_edges makes edges")
-    (centre, neighbour), shift = graph.edge_index, graph.edge_shift
-    if undirected:
-        kept = one_of_each_pair(centre, neighbour, shift)
-        centre, neighbour, shift = centre[kept], neighbour[kept], shift[kept]
+    (centre, neighbour), shift = pairs_within(graph, cutoff, each_once=undirected)
     of_edge = graph.graph_index[centre]
-    translation = torch.einsum("es,esc->ec", shift, graph.cell[of_edge])
-    first, counts = graph.ptr[:-1][of_edge], torch.bincount(of_edge, minlength=graph.n_graphs).tolist()
+    counts = torch.bincount(of_edge, minlength=graph.n_graphs).tolist()
+    translation = torch.cat([s @ c for s, c in zip(torch.split(shift, counts), graph.cell, strict=True)])
+    first = graph.ptr[:-1][of_edge]
+    length = torch.linalg.vector_norm(graph.positions[neighbour] + translation - graph.positions[centre], dim=1)
     columns = (
+        torch.split(graph.positions, graph.atoms_per_graph.tolist()),
+        _keys_and_positions(graph)[1],
         torch.split(centre - first, counts),
         torch.split(neighbour - first, counts),
         torch.split(translation, counts),
+        torch.split(length, counts),
     )
-    _, positions = _keys_and_positions(graph)
     # Copies: a view would keep the whole batch alive for as long as one structure is remembered.
     return [
-        _Structure(here.copy(), *(column.clone() for column in row))
-        for here, *row in zip(positions, *columns, strict=True)
+        _Structure(reference.clone(), here.copy(), *(column.clone() for column in row))
+        for reference, here, *row in zip(*columns, strict=True)
     ]
 
 
-def _joined(structures: Sequence[_Structure], graph: AtomGraph) -> Edges:
-    """The edges of all structures, on the graph's device, with atoms counted through the batch."""
-    device = graph.positions.device
+def _join(structures: Sequence[_Structure], atomic_numbers: Tensor) -> Edges:
+    """The edges of several structures, with atoms counted through them."""
+    device = atomic_numbers.device
     counts = torch.tensor([len(structure.centre) for structure in structures], device=device)
+    sizes = [len(structure.positions) for structure in structures]
+    first = torch.tensor([0, *np.cumsum(sizes)[:-1]], device=device)
     of_edge = torch.repeat_interleave(torch.arange(len(structures), device=device), counts)
-    first = graph.ptr[:-1][of_edge]
+    offset = torch.repeat_interleave(first, counts)
     topology = Topology(
-        centre=torch.cat([structure.centre for structure in structures]).to(device) + first,
-        neighbour=torch.cat([structure.neighbour for structure in structures]).to(device) + first,
-        atomic_numbers=graph.atomic_numbers,
+        centre=torch.cat([structure.centre for structure in structures]).add_(offset),
+        neighbour=torch.cat([structure.neighbour for structure in structures]).add_(offset),
+        atomic_numbers=atomic_numbers,
     )
-    translation = torch.cat([structure.translation for structure in structures]).to(graph.positions)
-    return Edges(topology, translation, of_edge)
+    translation = torch.cat([structure.translation for structure in structures])
+    return Edges(topology, translation, of_edge, torch.cat([structure.length for structure in structures]))
+
+
+def _up_to(edges: Edges, longest: float) -> Edges:
+    """The edges that were shorter than `longest` Å when they were made."""
+    kept, topology = torch.nonzero(edges.length < longest).flatten(), edges.topology
+    return Edges(
+        Topology(
+            topology.centre.index_select(0, kept), topology.neighbour.index_select(0, kept), topology.atomic_numbers
+        ),
+        edges.translation.index_select(0, kept),
+        edges.graph_index.index_select(0, kept),
+        edges.length.index_select(0, kept),
+    )
+
+
+def _changed(last: AtomGraph, graph: AtomGraph, far: float) -> list[int]:
+    """Places of the structures of a batch that are others than before, or of which an atom has moved by `far` Å."""
+    changed = (last.cell != graph.cell).flatten(1).any(dim=1) | (last.pbc != graph.pbc).any(dim=1)
+    here, there, index = graph, last, graph.graph_index
+    if not (last.n_atoms == graph.n_atoms and torch.equal(last.graph_index, graph.graph_index)):
+        resized = last.atoms_per_graph != graph.atoms_per_graph
+        changed |= resized
+        alike = torch.nonzero(~resized).flatten()
+        here, there = graph.select(alike), last.select(alike)
+        index = alike[here.graph_index]
+    moved = (here.positions - there.positions).square().sum(dim=1) >= far**2
+    moved |= here.atomic_numbers != there.atomic_numbers
+    changed[index[moved]] = True
+    places: list[int] = torch.nonzero(changed).flatten().tolist()
+    return places
+
+
+def _joined(graph: AtomGraph, structures: Sequence[_Structure], changed: set[int], old: Sequence[Part]) -> list[Part]:
+    """The parts of the batch; of the `old` ones those without a changed structure are taken over."""
+    ptr, counts = graph.ptr.tolist(), [len(structure.centre) for structure in structures]
+    if any(sum(counts[part.graphs]) > 2 * _PART_EDGES and _length(part.graphs) > 1 for part in old):
+        old = []
+    parts = []
+    for place, graphs in enumerate([part.graphs for part in old] or _divided(counts, graph.positions.device.type)):
+        atoms = slice(ptr[graphs.start], ptr[graphs.stop])
+        if old and changed.isdisjoint(range(graphs.start, graphs.stop)):
+            parts.append(replace(old[place], atoms=atoms))
+        else:
+            parts.append(Part(_join(structures[graphs], graph.atomic_numbers[atoms]), atoms, graphs))
+    return parts
+
+
+def _divided(counts: Sequence[int], device: str) -> list[slice]:
+    """Consecutive structures with so many edges that their arrays stay in a processor's cache; all of them on a GPU."""
+    if device != "cpu":
+        return [slice(0, len(counts))]
+    parts, first, edges = [], 0, 0
+    for k, count in enumerate(counts):
+        edges += count
+        if edges >= _PART_EDGES or k + 1 == len(counts):
+            parts.append(slice(first, k + 1))
+            first, edges = k + 1, 0
+    return parts
+
+
+def _length(part: slice) -> int:
+    return int(part.stop) - int(part.start)

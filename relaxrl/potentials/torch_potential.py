@@ -13,7 +13,7 @@ from relaxrl.errors import CalculatorError
 from relaxrl.graph import AtomGraph, scatter_sum
 from relaxrl.neighbors import with_edges
 from relaxrl.potentials.base import Evaluation, Potential
-from relaxrl.potentials.topology import EdgeCache, Topology, one_of_each_pair
+from relaxrl.potentials.topology import EdgeCache, Part, Topology, one_of_each_pair
 
 MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
 _LEAST_SQUARED_VOLUME = 1e-12
@@ -47,6 +47,7 @@ class TorchPotential(Potential):
         self.elements = None if elements is None else frozenset(elements)
         self.undirected = undirected
         self._edges = EdgeCache(cutoff, skin, undirected)
+        self._usable: AtomGraph | None = None  # the last batch without faults, so that its cells are checked once
 
     @abstractmethod
     def atom_energies(self, topology: Topology, vectors: Tensor) -> Tensor:
@@ -85,6 +86,10 @@ class TorchPotential(Potential):
         usable = [k for k in range(graph.n_graphs) if k not in unusable]
         part = self._evaluate_all(graph.select(usable), stress) if usable else None
         return _spread(part, usable, unusable, graph, stress)
+
+    def pairs(self, graph: AtomGraph, radius: float) -> list[Part] | None:
+        """See `Potential.pairs`; where the cutoff is as large as `radius`."""
+        return self._edges.within(_plain(graph), radius) if radius <= self.cutoff else None
 
     def energies(self, graph: AtomGraph) -> Tensor:
         """Energy of each structure, (n_graphs,), eV, differentiable twice by positions and cell.
@@ -160,6 +165,9 @@ class TorchPotential(Potential):
 
     def _unusable(self, graph: AtomGraph) -> dict[int, str]:
         """Reasons why structures can't be evaluated, by their index in the batch."""
+        known = self._usable
+        if known is not None and _same_crystals(known, graph) and bool(torch.isfinite(graph.positions).all()):
+            return {}
         reasons = self._unknown_elements(graph)
         bad = ~torch.isfinite(graph.cell).flatten(1).all(dim=1)
         bad[graph.graph_index[~torch.isfinite(graph.positions).all(dim=1)]] = True
@@ -167,6 +175,7 @@ class TorchPotential(Potential):
             reasons.setdefault(index, "positions or cell are not finite")
         for index in torch.nonzero(~bad & _degenerate(graph)).flatten().tolist():
             reasons.setdefault(index, "the cell vectors of the periodic directions are zero or parallel")
+        self._usable = graph if not reasons else None
         return reasons
 
     def _unknown_elements(self, graph: AtomGraph) -> dict[int, str]:
@@ -184,15 +193,12 @@ class TorchPotential(Potential):
         return {index: missing_elements(self.name, numbers, self.elements) for index, numbers in missing.items()}
 
     def _evaluate_all(self, graph: AtomGraph, stress: bool) -> Evaluation:
-        edges = self._edges(graph)
-        topology, vectors = edges.topology, edges.vectors(graph.positions)
-        atom_energies, gradients = self.energy_gradients(topology, vectors)
-        forces = topology.sum_to_atoms(gradients, topology.centre)
-        forces -= topology.sum_to_atoms(gradients, topology.neighbour)
-        energy = scatter_sum(atom_energies, graph.graph_index, graph.n_graphs)
+        parts = self._edges(graph)
+        results = [self._evaluate_part(graph, part, stress) for part in parts]
+        energy, forces = (torch.cat([result[k] for result in results]) for k in (0, 1))
         tensor = None
         if stress:
-            virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], edges.graph_index, graph.n_graphs)
+            virial = torch.cat([result[2] for result in results])
             volume = torch.linalg.det(graph.cell).abs()[:, None, None]
             tensor = torch.where(volume > 0.0, 0.5 * (virial + virial.mT) / volume, torch.nan)
         bad = ~torch.isfinite(energy)
@@ -200,11 +206,30 @@ class TorchPotential(Potential):
         messages = {}
         if bool(bad.any()):
             for k in torch.nonzero(bad).flatten().tolist():
-                messages[k] = self.explain(topology, vectors, graph.graph_index == k)
+                messages[k] = self._explanation(graph, parts, k)
             energy = energy.masked_fill(bad, torch.nan)
             forces = forces.masked_fill(bad[graph.graph_index][:, None], torch.nan)
             tensor = None if tensor is None else tensor.masked_fill(bad[:, None, None], torch.nan)
         return Evaluation(energy, forces, bad, messages, tensor)
+
+    def _evaluate_part(self, graph: AtomGraph, part: Part, stress: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Energies, forces and, if asked for, virials of some structures of the batch."""
+        topology, n_graphs = part.edges.topology, part.graphs.stop - part.graphs.start
+        vectors = part.edges.vectors(graph.positions[part.atoms])
+        atom_energies, gradients = self.energy_gradients(topology, vectors)
+        forces = topology.sum_to_atoms(gradients, topology.centre)
+        forces.index_add_(0, topology.neighbour, gradients, alpha=-1)
+        energy = scatter_sum(atom_energies, graph.graph_index[part.atoms] - part.graphs.start, n_graphs)
+        virial = energy.new_empty(0)
+        if stress:
+            virial = scatter_sum(vectors[:, :, None] * gradients[:, None, :], part.edges.graph_index, n_graphs)
+        return energy, forces, virial
+
+    def _explanation(self, graph: AtomGraph, parts: Sequence[Part], k: int) -> str:
+        """What is wrong with a structure."""
+        part = next(part for part in parts if part.graphs.start <= k < part.graphs.stop)
+        vectors = part.edges.vectors(graph.positions[part.atoms])
+        return self.explain(part.edges.topology, vectors, graph.graph_index[part.atoms] == k)
 
     def _topology(self, graph: AtomGraph) -> tuple[Topology, Tensor]:
         """The edges that the formula wants, and their places among the graph's."""
@@ -238,6 +263,14 @@ def _degenerate(graph: AtomGraph) -> Tensor:
     gram = rows @ rows.mT + torch.diag_embed((~graph.pbc).to(rows.dtype))
     degenerate: Tensor = torch.linalg.det(gram) < _LEAST_SQUARED_VOLUME
     return degenerate
+
+
+def _same_crystals(a: AtomGraph, b: AtomGraph) -> bool:
+    """Whether two batches differ in nothing but their positions."""
+    if a.positions.device != b.positions.device:
+        return False
+    pairs = ((a.atomic_numbers, b.atomic_numbers), (a.cell, b.cell), (a.pbc, b.pbc), (a.graph_index, b.graph_index))
+    return all(torch.equal(one, other) for one, other in pairs)
 
 
 def _plain(graph: AtomGraph) -> AtomGraph:

@@ -7,6 +7,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms, FixedPlane
 
+from relaxrl import potentials
 from relaxrl.envs import Action, EnvConfig, RelaxationEnv, RewardConfig
 from relaxrl.errors import CalculatorError, StructureError
 from relaxrl.graph import AtomGraph, max_force
@@ -360,3 +361,55 @@ def test_an_action_object_is_as_good_as_a_tensor(starts):
     step = 0.01 * a.reset().forces
     b.reset()
     assert same(a.step(step).graph, b.step(Action(step)).graph)
+
+
+def ragged(n: int) -> list[Crystal]:
+    """Displaced crystals of 1 to 8 atoms, mixed elements."""
+    rng, found = np.random.default_rng(3), []
+    for k in range(n):
+        atoms = bulk("Cu", cubic=True).repeat((1 + k % 2, 1, 1)) if k % 5 else bulk("Au").repeat((1, 1, 1 + k % 3))
+        atoms.symbols = rng.choice(["Cu", "Au", "Ag", "Al"], len(atoms))
+        atoms.set_cell(1.08 * atoms.cell, scale_atoms=True)
+        atoms.positions += rng.normal(0.0, 0.1, atoms.positions.shape)
+        found.append(crystal(atoms, f"alloy{k}", "start"))
+    return found
+
+
+def test_64_structures_at_once_do_what_each_does_alone_resets_included():
+    """Displacements along the forces, with jolts that need correction; ended episodes are replaced."""
+    config = EnvConfig(max_steps=7, r_min=0.75, features=("step", "fmax_ratio", "density"))
+    crystals = ragged(80)
+    together = RelaxationEnv(crystals, potentials.EMT(), config, np.random.default_rng(0), n_envs=64)
+    graph = together.reset(list(range(64)))
+    alone = [RelaxationEnv(crystals, potentials.EMT(), config, np.random.default_rng(1)) for _ in range(64)]
+    for slot, env in enumerate(alone):
+        env.reset([slot])
+    generator, corrected, replaced, reasons = torch.Generator().manual_seed(0), 0, 0, set()
+    for step in range(10):
+        jolts = torch.randn(graph.positions.shape, generator=generator, dtype=torch.float64)
+        actions = 0.05 * graph.forces + (0.6 if step % 4 == 1 else 0.01) * jolts
+        result = together.step(actions)
+        singles = [env.step(part) for env, part in zip(alone, actions.split(sizes_of(graph)), strict=True)]
+        assert result.reason == [single.reason[0] for single in singles]
+        assert together.evaluations.tolist() == [int(env.evaluations) for env in alone]
+        for name in ("reward", "a_back", "applied", "atom_reward", "terminated", "truncated"):
+            torch.testing.assert_close(
+                getattr(result, name), torch.cat([getattr(single, name) for single in singles]), rtol=1e-9, atol=1e-9
+            )
+        graph = together.reset_finished()
+        for slot in torch.nonzero(result.done).flatten().tolist():
+            alone[slot].reset([int(together.indices[slot])])
+        expected = AtomGraph.batch([env.graph for env in alone])
+        for name, value in vars(expected).items():
+            if value is not None:
+                torch.testing.assert_close(getattr(graph, name), value, rtol=1e-9, atol=1e-9)
+        corrected += int((result.a_back > 0).sum())
+        replaced += int(result.done.sum())
+        reasons |= set(result.reason)
+    assert corrected > 20
+    assert replaced > 64
+    assert {"", "step_limit", "converged"} <= reasons
+
+
+def sizes_of(graph: AtomGraph) -> list[int]:
+    return graph.atoms_per_graph.tolist()
