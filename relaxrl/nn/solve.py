@@ -9,7 +9,7 @@ from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
 from relaxrl.nn.krylov import krylov_step
 from relaxrl.nn.newton import newton_step
 
-DENSE_LIMIT = 128
+DENSE_LIMIT = 160
 """Atoms up to which a structure is solved by a dense factorisation, together with others of the batch."""
 
 
