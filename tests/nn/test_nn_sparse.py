@@ -153,7 +153,7 @@ def test_each_structure_of_a_batch_goes_its_own_way() -> None:
 def test_an_actor_solves_a_large_cell_without_its_matrix(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     actor = HessianActor(HessianActorConfig()).double()
-    atoms = rattled((4, 4, 3))
+    atoms = rattled((4, 4, 4))
     graph = graph_from_atoms(atoms).replace(forces=random(len(atoms), 3))
     assert len(atoms) > solve.DENSE_LIMIT
     one = actor(graph)
