@@ -1,7 +1,7 @@
 """What the terms of the constraint loss are worth, and whether they lead to saddle points.
 
 Run `python benchmarks/constraints.py --out FOLDER`; it takes some minutes of one core per run. Runs that FOLDER already
-holds are not repeated, so that it can be interrupted. `--report` only writes the page from what there is.
+holds are not repeated, and interrupted ones go on. `--report` only writes the page from what there is.
 
 Each run is judged after its last update, on starts displaced from the minima of `metals:dev`:
 
@@ -38,10 +38,10 @@ from relaxrl.potentials import CountedCalculator, EvaluationCounter, TorchCalcul
 from relaxrl.seeding import Generators
 from relaxrl.structures import perturb, read_structures
 from relaxrl.structures.minima import softest_modes
-from relaxrl.training import ConstraintsConfig, load_run_config, train
+from relaxrl.training import ConstraintsConfig, load_run_config, resume, train
 
 MINIMA = "metals:dev-minima"
-DRAWS = 3
+DRAWS = 2
 """Starts from each minimum."""
 RATTLE = (0.05, 0.3)
 """Å, of the starts of the comparison with BFGS; as in the shipped sets."""
@@ -197,20 +197,19 @@ def run_variant(study: Study, name: str, seed: int, pool: Pool, potential: Torch
         return
     began = time.monotonic()
     folder = out / "runs" / f"{name}-{seed}"
-    if folder.exists():  # interrupted before its end
-        shutil.rmtree(folder)
     overrides = study.variants[name].overrides if name in study.variants else ()
     config = load_run_config(study.reference, [*overrides, f"run.seed={seed}", f"run.dir={folder}"])
     assert isinstance(config, ConstraintsConfig)
     if name == "untrained":
         agent = Agent(build_actor(config.actor, Generators(seed).torch("actor")), config.actor.max_step)
     else:
-        trained = train(config, verbose=False)
+        if folder.exists() and not list(folder.glob("checkpoints/*.pt")):
+            shutil.rmtree(folder)  # ended before its first evaluation
+        trained = resume(folder, verbose=False) if folder.exists() else train(config, verbose=False)
         if trained.interrupted:
             raise KeyboardInterrupt  # what was asked for is the end of the study, not of this run alone
         agent = load_agent(str(folder / "last"))
-    with torch.no_grad():
-        content = {"optimizer": judge_optimizer(agent, pool, potential), "alone": judge_alone(agent, pool, potential)}
+    content = {"optimizer": judge_optimizer(agent, pool, potential), "alone": judge_alone(agent, pool, potential)}
     result.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     seconds, ratio = time.monotonic() - began, content["optimizer"]["ratio"]
     print(f"{name} seed {seed}, {seconds:.0f} s: {ratio:.3f} of BFGS's evaluations", flush=True)
