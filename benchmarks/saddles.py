@@ -1,9 +1,9 @@
 """Where the constraint terms lead by themselves: a displacement follows its own loss down, without a network.
 
-Run `python benchmarks/saddles.py --out FILE`; about two minutes of one core. The loss is the absolute term in units of the
-start, H² + w_m |M|², from starts displaced from the minima of `metals:dev` with up to 12 atoms; L-BFGS follows it with
-exact gradients through the potential until it rests. A loss that ends at saddle points here teaches an actor to end
-there.
+Run `python benchmarks/saddles.py --out FILE`; about two minutes of one core. The loss is the absolute term in units of
+the start, H² + w_m |M|², from starts displaced from the minima of `metals:dev` with up to 12 atoms; L-BFGS follows it
+with exact gradients through the potential until it rests. A loss that ends at saddle points here teaches an actor to
+end there.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from relaxrl.structures import perturb, read_structures
 from relaxrl.training.violations import after_step, evaluate, violations
 from relaxrl.typing import FloatArray
 
-SIZES = (0.1, 0.2, 0.3, 0.4)
+SIZES = (0.1, 0.2, 0.3)
 """Å, displacement of the starts."""
 WEIGHTS = (0.0, 0.1, 1.0, 10.0, float("inf"))
 """w_m; infinite: forces alone."""
