@@ -22,6 +22,7 @@ from relaxrl import RLOptimizer, load_agent
 from relaxrl.agents import Agent
 from relaxrl.errors import CalculatorError
 from relaxrl.graph import AtomGraph, max_force
+from relaxrl.nn import CandidatesConfig, CriticConfig, RankedActor, RankedActorConfig, build_critic
 from relaxrl.optimize.policy import Policy
 from relaxrl.potentials import CountedCalculator, EvaluationCounter, TorchCalculator, parse_calculator
 from relaxrl.structures import Crystal, read_structures
@@ -85,6 +86,21 @@ class Foresight:
         return step * self.gates[int(torch.nan_to_num(left, nan=torch.inf).argmin())]
 
 
+class QuasiNewton:
+    """Always the candidate that corrects the predicted Hessian by the last step."""
+
+    def __init__(self, agent: Agent) -> None:
+        sizes = RankedActorConfig(
+            actor=agent.actor.config, critic=CriticConfig(), candidates=CandidatesConfig(gates=(), secant=True)
+        )
+        self.ranked = RankedActor(sizes, agent.actor, build_critic(sizes.critic))
+
+    @torch.no_grad()
+    def act(self, graph: AtomGraph) -> Tensor:
+        """Displacements, (n_atoms, 3), Å."""
+        return self.ranked.candidates(graph)[-1]
+
+
 def gated(gate: float) -> Callable[[Tensor], Tensor]:
     """A constant gate."""
     return lambda step: gate * step
@@ -103,9 +119,10 @@ def randomly(gates: Sequence[float], seed: int) -> Callable[[Tensor], Tensor]:
 
 FEW, MANY = (0.5, 0.7, 1.0, 1.3), (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0, 1.1, 1.2, 1.3, 1.5, 1.8)
 RULES: dict[str, Callable[[Agent], Policy]] = {
-    **{f"constant gate {g}": lambda agent, g=g: Modified(agent, gated(g)) for g in (0.8, 0.9, 0.95, 1.05, 1.1, 1.2)},
-    **{f"constant trust radius {r} Å": lambda agent, r=r: Modified(agent, trusted(r)) for r in (0.1, 0.2, 0.3, 0.4)},
+    **{f"constant gate {g}": lambda agent, g=g: Modified(agent, gated(g)) for g in (0.8, 0.9, 1.05, 1.1, 1.2)},
+    **{f"constant trust radius {r} Å": lambda agent, r=r: Modified(agent, trusted(r)) for r in (0.1, 0.2, 0.3)},
     "random gate of 0.7, 1, 1.3": lambda agent: Modified(agent, randomly((0.7, 1.0, 1.3), 0)),
+    "always the quasi-Newton candidate": QuasiNewton,
     "best of 4 gates by the energy after": lambda agent: Foresight(agent, FEW, by_energy=True),
     "best of 4 gates by F_max after": lambda agent: Foresight(agent, FEW, by_energy=False),
     "best of 13 gates by the energy after": lambda agent: Foresight(agent, MANY, by_energy=True),

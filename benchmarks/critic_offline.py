@@ -31,7 +31,7 @@ FEATURES = ("fmax", "gain", "slope", "last_step", "step", "fmean", "n_atoms")
 HISTORY = (1, 2, 3)
 """Which of them tell of the last step."""
 CANDIDATES = CandidatesConfig(gates=(0.5, 0.7, 0.85, 1.15, 1.3), secant=True)
-TRANSITIONS = 4800
+TRANSITIONS = 3600
 SLOTS = 24
 GAMMA = 0.9
 
