@@ -25,9 +25,11 @@ from relaxrl.nn import (
     PlanningConfig,
     RankedActor,
     RankedActorConfig,
+    TrunkEnergyModel,
     build_actor,
     build_planning_actor,
     build_ranked_actor,
+    load_pretrained,
 )
 
 ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig | PlanningConfig]] = {
@@ -111,10 +113,14 @@ class Agent:
     def load(folder: str | Path) -> Agent:
         """The agent saved in a folder, in the precision it was saved in, on the CPU.
 
+        A pretrained potential, or the run folder of one, counts as an agent that plans in it.
+
         Raises:
             CheckpointError: The folder holds no agent, a damaged one, or one of another architecture.
         """
         tensors, meta = load_model(folder)
+        if "energy_model" in meta:
+            return _planning_in(load_pretrained(folder, torch.float64), dict(meta.get("metadata", {})))
         try:
             values = dict(meta["actor"])
             kind = str(values["kind"])
@@ -133,6 +139,14 @@ class Agent:
         except (ConfigError, RuntimeError, TypeError) as error:
             raise CheckpointError(f"{folder}: the saved parameters don't fit their architecture: {error}") from error
         return Agent(actor.eval().requires_grad_(False), max_step, metadata)
+
+
+def _planning_in(model: TrunkEnergyModel, metadata: dict[str, Any]) -> Agent:
+    """The agent that relaxes in a pretrained potential."""
+    config = PlanningConfig(energy=model.config)
+    actor = build_planning_actor(config).to(torch.float64)
+    actor.energy = model
+    return Agent(actor.eval().requires_grad_(False), config.max_step, metadata)
 
 
 def _build(config: ActorConfig | RankedActorConfig | PlanningConfig) -> Actor | RankedActor | PlanningActor:

@@ -13,7 +13,7 @@ from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig, Ran
 from relaxrl.nn.critic import TwinCritic
 from relaxrl.nn.energy import EnergyModel
 from relaxrl.nn.hessian import HessianActor
-from relaxrl.nn.planning import PlanningActor
+from relaxrl.nn.planning import PlanningActor, make_energy_model
 from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 
@@ -50,7 +50,9 @@ def build_planning_actor(config: PlanningConfig, generator: torch.Generator | No
         return PlanningActor(config)
 
 
-def build_energy_model(config: EnergyModelConfig, generator: torch.Generator | None = None) -> EnergyModel:
+def build_energy_model(
+    config: EnergyModelConfig | TrunkEnergyConfig, generator: torch.Generator | None = None
+) -> EnergyModel | TrunkEnergyModel:
     """An energy model.
 
     Args:
@@ -58,7 +60,7 @@ def build_energy_model(config: EnergyModelConfig, generator: torch.Generator | N
         generator: Where initial parameters come from; the global state of torch if None.
     """
     with _initialised_by(generator):
-        return EnergyModel(config)
+        return make_energy_model(config)
 
 
 def build_critic(config: CriticConfig, generator: torch.Generator | None = None) -> TwinCritic:

@@ -162,8 +162,14 @@ class EnergyModel(nn.Module, TorchPotential):
 
     def _edges_of(self, graph: AtomGraph) -> tuple[Topology, Tensor]:
         """Edges remembered from other calls, and their vectors without gradients."""
-        edges = self._edges(graph)
-        return edges.topology, edges.vectors(graph.positions.detach())
+        positions = graph.positions.detach()
+        parts = self._edges(graph)
+        vectors = [part.edges.vectors(positions[part.atoms]) for part in parts]
+        if len(parts) == 1:
+            return parts[0].edges.topology, vectors[0]
+        centre = torch.cat([part.edges.topology.centre + part.atoms.start for part in parts])
+        neighbour = torch.cat([part.edges.topology.neighbour + part.atoms.start for part in parts])
+        return Topology(centre, neighbour, graph.atomic_numbers), torch.cat(vectors)
 
     def _radial(self, topology: Topology, lengths: Tensor, order: int) -> _Radial:
         log_i, rate_i, log_j, rate_j, weight, log_pair, rate_pair = self._of_pairs(topology)

@@ -10,8 +10,9 @@ from relaxrl.nn.energy import EnergyModel
 from relaxrl.nn.inner import Limits, Solve, longest, minimize
 from relaxrl.nn.krylov import floored_solve
 from relaxrl.nn.newton import floored_factor
-from relaxrl.nn.planning_config import PlanningConfig
+from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.sparse import SparseHessian
+from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 from relaxrl.potentials import TorchPotential
 
 DENSE_LIMIT = 200
@@ -37,11 +38,13 @@ class PlanningActor(nn.Module):
         config: Sizes, and when the inner relaxation ends.
     """
 
+    energy: EnergyModel | TrunkEnergyModel
+
     def __init__(self, config: PlanningConfig) -> None:
         super().__init__()
         self.config = config
-        self.energy = EnergyModel(config.energy)
-        self.cutoff = config.energy.cutoff
+        self.energy = make_energy_model(config.energy)
+        self.cutoff = self.energy.cutoff
 
     def forward(self, graph: AtomGraph) -> Tensor:
         """Displacements (n_atoms, 3), Å, on the graph's device, without gradients; one structure after the other.
@@ -57,6 +60,11 @@ class PlanningActor(nn.Module):
         with torch.no_grad():
             moves = [plan(self.energy, part, self.config) for part in graph.unbatch()]
         return torch.cat(moves)
+
+
+def make_energy_model(config: EnergyModelConfig | TrunkEnergyConfig) -> EnergyModel | TrunkEnergyModel:
+    """The energy model that a configuration describes."""
+    return TrunkEnergyModel(config) if isinstance(config, TrunkEnergyConfig) else EnergyModel(config)
 
 
 def plan(potential: TorchPotential, graph: AtomGraph, config: PlanningConfig) -> Tensor:
@@ -101,7 +109,9 @@ def plan(potential: TorchPotential, graph: AtomGraph, config: PlanningConfig) ->
     def curvature(displacement: Tensor) -> Solve:
         here = bare.replace(positions=bare.positions + displacement.view(-1, 3))
         if dense:
-            return _factorised(potential.hessian(here)[0].double(), bend, config.floor)
+            with torch.enable_grad():  # most potentials differentiate forces
+                hessian = potential.hessian(here)[0].detach().double()
+            return _factorised(hessian, bend, config.floor)
         assert isinstance(potential, EnergyModel)
         return _in_krylov_space(potential.curvature(here).sparse(here.n_atoms), config.floor)
 

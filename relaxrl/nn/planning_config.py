@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Literal
 
-from relaxrl.config import configclass
+from pydantic import Field
+
+from relaxrl.config import configclass, with_defaults
+from relaxrl.nn.trunk_energy import TrunkEnergyConfig
 
 
 @configclass
@@ -13,6 +16,7 @@ class EnergyModelConfig:
     """The energy model of atoms in densities.
 
     Attributes:
+        kind: Tells energy models apart in files.
         cutoff: Å; first to third shell of most metals. The energy and its first two derivatives vanish there.
         densities: Densities that each atom feels, each with strengths and rates of its own for every pair of elements.
         pairs: Exponentials in the pair energy.
@@ -20,6 +24,7 @@ class EnergyModelConfig:
         hidden: Width of the networks.
     """
 
+    kind: Literal["densities"] = "densities"
     cutoff: float = 5.5
     densities: int = 4
     pairs: int = 3
@@ -34,13 +39,17 @@ class EnergyModelConfig:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
 
 
+AnyEnergyConfig = Annotated[EnergyModelConfig | TrunkEnergyConfig, Field(discriminator="kind")]
+"""Either energy model; a configuration file tells them apart by `kind`."""
+
+
 @configclass
 class PlanningConfig:
     """The policy that relaxes in an energy model.
 
     Attributes:
         kind: Tells it apart from other policies in files.
-        energy: The energy model.
+        energy: The energy model; `kind: densities` (also if no kind is given), or `kind: trunk`, which is far slower.
         max_step: Å, how far an atom may be sent in one step of the policy. Farther than where a Hessian is good, since
             the model knows what comes after: 3 Å instead of 0.5.
         inner_step: Å, how far an atom moves in one step within the model.
@@ -52,7 +61,7 @@ class PlanningConfig:
     """
 
     kind: Literal["planning"] = "planning"
-    energy: EnergyModelConfig = field(default_factory=EnergyModelConfig)
+    energy: Annotated[AnyEnergyConfig, with_defaults(kind="densities")] = field(default_factory=EnergyModelConfig)
     max_step: float = 3.0
     inner_step: float = 0.3
     inner_evaluations: int = 40

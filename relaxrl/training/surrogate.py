@@ -20,9 +20,10 @@ import torch
 from torch import Tensor, nn
 
 from relaxrl.agents import Agent, limit_radially
+from relaxrl.errors import ConfigError
 from relaxrl.graph import AtomGraph, max_force, scatter_mean, scatter_sum
 from relaxrl.io import graph_from_atoms
-from relaxrl.nn import EnergyModel, build_energy_model, build_planning_actor
+from relaxrl.nn import EnergyModel, build_energy_model, build_planning_actor, load_pretrained
 from relaxrl.nn.newton import floored_factor
 from relaxrl.potentials import TorchPotential
 from relaxrl.training.folder import RunFolder
@@ -50,12 +51,22 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
         # little that those of the minima hold.
         minima = graph_from_atoms(self.minima)
         self.potential.evaluate(minima)
-        with torch.no_grad():
-            self._forces(minima)
+        if isinstance(self.module, EnergyModel):
+            with torch.no_grad():
+                self.module.forces(minima)
 
-    def build(self) -> EnergyModel:
-        """The energy model."""
-        return build_energy_model(self.config.planning.energy, self.generators.torch("energy"))
+    def build(self) -> nn.Module:
+        """The energy model, with the parameters of a pretrained one where that is asked for."""
+        model = build_energy_model(self.config.planning.energy, self.generators.torch("energy"))
+        if self.config.pretrained is not None:
+            given = load_pretrained(self.config.pretrained)
+            if given.config != self.config.planning.energy:
+                raise ConfigError(
+                    f"pretrained: the potential in {self.config.pretrained} is of another architecture; give "
+                    "`planning.energy` the `model` section of its configuration"
+                )
+            model.load_state_dict(given.state_dict())
+        return model
 
     def agent(self, module: nn.Module, metadata: dict[str, Any]) -> Agent:
         """The agent that plans in an energy model, in float64: forces are to be relaxed below float32's rounding."""
@@ -105,8 +116,11 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
 
     def _forces(self, graph: AtomGraph) -> Tensor:
         """The model's forces (n_atoms, 3), float64 on the CPU, with gradients."""
-        assert isinstance(self.module, EnergyModel)
-        return self.module.forces(graph.to(self.config.run.device)).to(graph.positions)
+        moved = graph.to(self.config.run.device)
+        if isinstance(self.module, EnergyModel):
+            return self.module.forces(moved).to(graph.positions)
+        assert isinstance(self.module, TorchPotential)
+        return self.module.energies_and_forces(moved)[1].to(graph.positions)
 
     def _displacement_error(self, chosen: list[int], residual: Tensor, minima: AtomGraph) -> Tensor:
         """|H*|⁻¹ r, (n_atoms, 3), Å."""

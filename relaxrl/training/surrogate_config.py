@@ -18,6 +18,9 @@ class SurrogateConfig(GradientConfig):
     """Tells it apart from the other methods."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     """The energy model (`planning.energy`), and how the policy relaxes in it."""
+    pretrained: str | None = None
+    """Folder of a potential made by `relaxrl pretrain`, to go on from; `planning.energy` must be its
+    `model` section."""
     learning_rate: float = 6e-3
     """Highest rate of Adam; a third of it is slower, twice as much no better."""
     force_weight: float = 0.3

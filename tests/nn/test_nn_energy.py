@@ -46,6 +46,16 @@ def test_hand_written_derivatives_are_those_of_autograd(model: EnergyModel, grap
         torch.testing.assert_close(written, automatic, rtol=EXACT, atol=EXACT)
 
 
+def test_large_batches_are_cut_and_joined(
+    model: EnergyModel, crystal: Callable[..., Atoms], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("relaxrl.potentials.topology._PART_EDGES", 500)
+    graph = graph_from_atoms([crystal(seed=seed) for seed in range(20, 24)])
+    assert len(model._edges(graph)) > 1
+    _, forces = TorchPotential.energies_and_forces(model, graph)
+    torch.testing.assert_close(model.forces(graph), forces, rtol=EXACT, atol=EXACT)
+
+
 def test_stress_is_the_derivative_by_strain(model: EnergyModel, crystal: Callable[..., Atoms]) -> None:
     atoms = crystal(seed=5)
     atoms.calc = TorchCalculator(model)

@@ -17,7 +17,7 @@ from relaxrl.checkpoint import load_model
 from relaxrl.errors import ConfigError
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import read_metrics
-from relaxrl.nn import PlanningActor
+from relaxrl.nn import PlanningActor, TrunkEnergyModel, build_energy_model, save_pretrained
 from relaxrl.training import RunFolder, load_run_config, resume, train
 from relaxrl.training.surrogate import SurrogateTrainer
 from relaxrl.training.surrogate_config import SurrogateConfig
@@ -121,6 +121,31 @@ def test_without_a_hessian_of_the_calculator_the_models_own_serves(minima: str, 
     trainer = trainer_of(settings, tmp_path / "run")
     assert np.isfinite(trainer.update()["train/surrogate_loss"])
     assert not trainer._factors
+
+
+def test_a_pretrained_potential_is_an_agent_and_a_beginning(minima: str, tmp_path: Path) -> None:
+    trunk = {"layers": 2, "cutoff": 4.0, "channels": 2, "message_channels": 2, "radial_functions": 2}
+    energy = {"kind": "trunk", "head_channels": 4, "trunk": trunk}
+    settings = configuration(minima, tmp_path / "run") | {"planning": {"energy": energy}, "batch_size": 2}
+    config = load_run_config(settings)
+    assert isinstance(config, SurrogateConfig)
+    model = build_energy_model(config.planning.energy, torch.Generator().manual_seed(9))
+    assert isinstance(model, TrunkEnergyModel)
+    save_pretrained(tmp_path / "pretrained", model, [29, 47, 79], {"method": "pretraining"})
+
+    agent = load_agent(tmp_path / "pretrained")
+    graph = graph_from_atoms(bulk("Cu", cubic=True)).replace(forces=torch.full((4, 3), 0.01, dtype=torch.float64))
+    graph = graph.replace(forces=graph.forces * torch.tensor([[1.0], [-1.0], [1.0], [-1.0]]))
+    assert agent.metadata == {"method": "pretraining"}
+    assert 0 < float(agent.act(graph).abs().max()) <= agent.max_step
+    agent.save(tmp_path / "agent")
+    assert torch.equal(load_agent(tmp_path / "agent").act(graph), agent.act(graph))
+
+    trainer = trainer_of(settings | {"pretrained": str(tmp_path / "pretrained")}, tmp_path / "run")
+    assert torch.equal(trainer.module.state_dict()["readout.3.weight"], model.state_dict()["readout.3.weight"])
+    assert np.isfinite(trainer.update()["train/surrogate_loss"])
+    with pytest.raises(ConfigError, match="architecture"):
+        trainer_of(configuration(minima, tmp_path / "b") | {"pretrained": str(tmp_path / "pretrained")}, tmp_path / "b")
 
 
 def test_more_steps_than_one_begin_where_the_ones_before_lead(
