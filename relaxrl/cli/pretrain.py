@@ -25,7 +25,7 @@ examples:
       continue a run
 
 then:
-  relaxrl relax crystal.cif --calculator relaxrl.nn:PretrainedCalculator,folder=runs/dft
+  relaxrl relax crystal.cif --out relaxed.cif --calculator relaxrl.nn:PretrainedCalculator,folder=runs/dft
 
 All keys with meaning, unit and default: docs/pretraining.md, or the config.yaml of any run.
 """

@@ -139,4 +139,10 @@ class PretrainedCalculator(TorchCalculator):
 
 def _model_folder(folder: str | Path) -> Path:
     path = Path(folder)
-    return path if (path / MODEL_FILE).is_file() or not (path / BEST / MODEL_FILE).is_file() else path / BEST
+    for place in (path, path / BEST):
+        if (place / MODEL_FILE).is_file():
+            return place
+    raise CheckpointError(
+        f"{path}: expected a pretrained potential ({MODEL_FILE}) or a run of `relaxrl pretrain` ({BEST}/{MODEL_FILE}), "
+        "found neither; a run has one when it ends, or is interrupted after its first epoch"
+    )
