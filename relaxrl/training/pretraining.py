@@ -41,7 +41,10 @@ from relaxrl.training.supervised import Batches, SupervisedResult, SupervisedTra
 from relaxrl.training.supervised.parameters import KIND
 from relaxrl.training.supervised.plots import plot_losses
 from relaxrl.training.supervised.trainer import resume_source
+from relaxrl.typing import FloatArray
 
+_CHUNK = 32
+"""Structures per evaluation of the model."""
 _FREE = ("trainer", "device", "threads")
 """Keys that a resumed run may be given anew; the trainer has rules of its own."""
 
@@ -54,8 +57,8 @@ class PretrainResult:
         folder: The run folder.
         model: Folder of the best potential; None if training ended before its first epoch did.
         training: What the trainer says.
-        best: Validation errors of the best epoch: `validation/energy_mae` (eV per atom), `validation/forces_mae`
-            (eV/Å), the same as `rmse`, and `validation/loss`.
+        best: Validation errors of the exported potential: `validation/energy_mae` (eV per atom),
+            `validation/forces_mae` (eV/Å), the same as `rmse`; and the `validation/loss` of its epoch.
         structures: Number of structures trained and validated on.
     """
 
@@ -112,7 +115,7 @@ def pretrain(config: PretrainConfig | Mapping[str, Any] | str | Path, verbose: b
     fresh = dataclasses.replace(seeded, trainer=dataclasses.replace(seeded.trainer, resume=False))
     dump_config(fresh, folder / "config.yaml")
     result = trainer.run()
-    best, exported = _export(seeded, result, trainer, train)
+    best, exported = _export(seeded, result, trainer, train, validation)
     return PretrainResult(folder, exported, result, best, (len(train), len(validation)))
 
 
@@ -163,10 +166,24 @@ def _begin(config: TrainerConfig, model: TrunkEnergyModel, train: Sequence[Label
         model.calibrate(numbers, energies, [each.forces for each in train])
         return config
     load_parameters(model, config.ckpt_file)
-    model.get_buffer("reference").zero_()
-    bonds = [float(model.evaluate(graph_from_atoms(each.crystal.atoms)).energy) for each in train]
-    model.fit_reference(numbers, energies - np.array(bonds))
+    fit_reference(model, train)
     return dataclasses.replace(config, ckpt_file=None)
+
+
+def fit_reference(model: TrunkEnergyModel, structures: Sequence[LabelledStructure]) -> None:
+    """Reference energies by what the network leaves of the energies of some structures; forces don't change."""
+    model.get_buffer("reference").zero_()
+    model.fit_reference([each.crystal.atoms.numbers for each in structures], -_energy_errors(model, structures))
+
+
+def _energy_errors(model: TrunkEnergyModel, structures: Sequence[LabelledStructure]) -> FloatArray:
+    """Energies of the model less the labels, (n_structures,), eV."""
+    errors = []
+    for first in range(0, len(structures), _CHUNK):
+        part = structures[first : first + _CHUNK]
+        energies = model.evaluate(graph_from_atoms([each.crystal.atoms for each in part])).energy
+        errors.append(energies.cpu().numpy() - np.array([each.energy for each in part]))
+    return np.concatenate(errors)
 
 
 def _data(config: PretrainConfig, generators: Generators) -> tuple[list[LabelledStructure], list[LabelledStructure]]:
@@ -204,8 +221,12 @@ def _export(
     result: SupervisedResult,
     trainer: SupervisedTrainer[tuple[AtomGraph, Tensor, Tensor]],
     train: Sequence[LabelledStructure],
+    validation: Sequence[LabelledStructure],
 ) -> tuple[dict[str, float], Path | None]:
-    """Write the best potential and the loss curve; its validation errors, and where it is."""
+    """Write the best potential and the loss curve; its validation errors, and where it is.
+
+    Reference energies are fitted anew: forces, which weigh most, say nothing of them, and they drift in training.
+    """
     if result.best_file is None:
         return {}, None
     rows = read_metrics(trainer.metrics_file)
@@ -214,6 +235,11 @@ def _export(
     best = {name: values[row] for name, values in rows.items() if name.startswith("validation/")}
     model = build_trunk_energy(config.model)
     load_parameters(model, result.best_file)
+    fit_reference(model, train)
+    sizes = np.array([len(each.crystal.atoms) for each in validation])
+    errors = _energy_errors(model, validation) / sizes
+    best["validation/energy_mae"] = float(np.abs(errors).mean())
+    best["validation/energy_rmse"] = float(np.sqrt(np.square(errors).mean()))
     metadata = {
         "structures": config.structures,
         "labels": config.labels,

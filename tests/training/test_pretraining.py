@@ -23,11 +23,18 @@ from relaxrl.cli.main import main
 from relaxrl.errors import CheckpointError, ConfigError
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import read_metrics
-from relaxrl.nn import HessianActorConfig, build_actor, load_pretrained, load_trunk
+from relaxrl.nn import (
+    HessianActorConfig,
+    TrunkEnergyConfig,
+    build_actor,
+    build_trunk_energy,
+    load_pretrained,
+    load_trunk,
+)
 from relaxrl.potentials import parse_calculator
 from relaxrl.structures import Crystal, label, read_labelled
 from relaxrl.training import PretrainConfig, load_pretrain_config, pretrain, resume_pretraining
-from relaxrl.training.pretraining import collate, energy_and_forces
+from relaxrl.training.pretraining import collate, energy_and_forces, fit_reference
 
 MODEL = {"trunk": {"cutoff": 4.0, "channels": 8, "message_channels": 4}, "head_channels": 8}
 PATIENCE = 120.0
@@ -77,6 +84,20 @@ def test_forces_are_learned_and_everything_can_be_used(labelled: str, tmp_path: 
     actor = build_actor(HessianActorConfig(trunk=trunk))
     load_trunk(actor, tmp_path / "run")
     assert torch.equal(actor.trunk.scalars[0].weight, load_pretrained(tmp_path / "run").trunk.scalars[0].weight)
+
+
+def test_reference_energies_that_drifted_are_fitted_anew(labelled: str):
+    model = build_trunk_energy(TrunkEnergyConfig(), torch.Generator().manual_seed(0))
+    structures = read_labelled(labelled)
+    graph = graph_from_atoms([each.crystal.atoms for each in structures])
+    before = model.evaluate(graph).forces
+    model.get_buffer("reference").fill_(7.0)
+    fit_reference(model, structures)
+    after = model.evaluate(graph)
+    assert torch.equal(after.forces, before)
+    errors = after.energy.numpy() - [each.energy for each in structures]
+    assert np.abs(errors).max() > 0.01
+    np.testing.assert_allclose([errors[0::2].mean(), errors[1::2].mean()], 0.0, atol=1e-9)  # copper, gold
 
 
 def test_targets_are_energies_per_atom_and_forces_in_ase_s_units(labelled: str, tmp_path: Path):
