@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from relaxrl.graph import AtomGraph
@@ -14,6 +15,7 @@ from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.sparse import SparseHessian
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
 from relaxrl.potentials import TorchPotential
+from relaxrl.typing import FloatArray
 
 DENSE_LIMIT = 200
 """Atoms up to which the model's Hessian is factorised; beyond, a Krylov space serves, and its cost is linear."""
@@ -60,6 +62,27 @@ class PlanningActor(nn.Module):
         with torch.no_grad():
             moves = [plan(self.energy, part, self.config) for part in graph.unbatch()]
         return torch.cat(moves)
+
+    def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array:
+        """The model's curvature where one structure stands, for a safeguard that corrects it by what it measures.
+
+        Args:
+            graph: One structure; its forces don't matter.
+
+        Returns:
+            (3 n_atoms, 3 n_atoms), eV/Å², symmetric, perhaps indefinite; sparse beyond `DENSE_LIMIT` atoms.
+
+        Raises:
+            ValueError: It is a batch of several.
+        """
+        if graph.n_graphs != 1:
+            raise ValueError(f"a Hessian is that of one structure, got a batch of {graph.n_graphs}; unbatch it first")
+        bare = _bare(graph)
+        if graph.n_atoms > DENSE_LIMIT and isinstance(self.energy, EnergyModel):
+            return self.energy.curvature(bare).sparse(graph.n_atoms).assembled()
+        with torch.enable_grad():  # most potentials differentiate forces
+            matrix: FloatArray = self.energy.hessian(bare)[0].detach().double().cpu().numpy()
+        return matrix
 
 
 def make_energy_model(config: EnergyModelConfig | TrunkEnergyConfig) -> EnergyModel | TrunkEnergyModel:

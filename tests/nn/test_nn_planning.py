@@ -6,6 +6,7 @@ import pytest
 import torch
 from ase import Atoms
 from ase.build import bulk
+from scipy import sparse
 from torch import Tensor
 
 import relaxrl.nn.planning as planning
@@ -179,3 +180,17 @@ def test_stops_at_the_radius_and_backs_away_from_what_is_not_finite() -> None:
 def test_the_model_is_one_of_the_actor(actor: PlanningActor) -> None:
     assert isinstance(actor.energy, EnergyModel)
     assert actor.cutoff == SMALL.energy.cutoff
+
+
+def test_it_shows_the_hessian_of_its_model(actor: PlanningActor, monkeypatch: pytest.MonkeyPatch) -> None:
+    graph = graph_from_atoms(alloy(seed=5))
+    with torch.no_grad():  # as agents are asked
+        shown = actor.hessian(graph)
+    assert not sparse.issparse(shown)
+    torch.testing.assert_close(torch.from_numpy(shown), actor.energy.hessian(graph)[0].detach())
+    monkeypatch.setattr(planning, "DENSE_LIMIT", 4)
+    large = actor.hessian(graph)
+    assert sparse.issparse(large)
+    torch.testing.assert_close(torch.from_numpy(large.toarray()), torch.from_numpy(shown))
+    with pytest.raises(ValueError, match="batch of 2"):
+        actor.hessian(AtomGraph.batch([graph, graph]))
