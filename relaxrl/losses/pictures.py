@@ -1,7 +1,8 @@
 """Pictures of the constraint losses: what the terms look like, and where a network stands.
 
 Each function takes arrays or tensors and returns a matplotlib figure, to be saved by its `savefig`. matplotlib is
-imported when a picture is drawn, and without pyplot, so that no display and no global state is involved.
+imported when a picture is drawn, and without pyplot, so that no display and no global state is involved. Legends have
+fixed places: matplotlib's search for the best one warns where it takes long, on a busy machine for a hundred points.
 """
 
 from __future__ import annotations
@@ -40,7 +41,7 @@ def plot_data_term(output_pred: Tensor | ArrayLike, output_true: Tensor | ArrayL
     if len(deviation):
         axes.axhline((deviation**2).mean(), linestyle="--", color="C1", label="mean: L_data of one structure")
     axes.set(xlabel="deviation |y_pred - y_true|", ylabel="data term")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -63,7 +64,7 @@ def plot_improvement_curve(alpha: float = 0.1, *, eps: float = 1e-12, clip: floa
     axes.axvline(alpha, linestyle="--", color="C1", label=f"aim alpha = {alpha:g}")
     axes.axvline(1.0, linestyle=":", color="0.3", label="as bad as the target")
     axes.set(xlabel="violation, prediction / target", ylabel="relative term of a point")
-    axes.legend()
+    axes.legend(loc="upper left")
     return figure
 
 
@@ -101,7 +102,7 @@ def plot_violations(
                 median = float(np.median(values))
                 axes.axvline(median, color=color, linestyle="--", label=f"median {median:.2f}")
         axes.set(xlabel=f"log10 {name}", ylabel="points")
-        axes.legend()
+        axes.legend(loc="upper left")
     return figure
 
 
@@ -160,7 +161,7 @@ def plot_history(steps: Sequence[int], history: Mapping[str, Sequence[float]], t
         axes.semilogy(steps, np.asarray(values) / target[name], label=name)
     axes.axhline(1.0, color="0.3", linestyle=":", label="the target itself")
     axes.set(xlabel="training step", ylabel="prediction / target")
-    axes.legend()
+    axes.legend(loc="upper right")
     return figure
 
 
@@ -174,7 +175,7 @@ def plot_curriculum(steps: Sequence[int], states: Sequence[CurriculumState]) -> 
     upper.plot(steps, [state.delta_m for state in states], label="Δ_m")
     upper.plot(steps, [state.worst_ratio for state in states], color="0.4", linestyle="--", label="worst_ratio")
     upper.set(ylabel="dex")
-    upper.legend()
+    upper.legend(loc="upper right")
     lower.plot(steps, [state.progress for state in states])
     lower.set(xlabel="training step", ylabel="progress", ylim=(-0.05, 1.05))
     return figure

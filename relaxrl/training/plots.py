@@ -78,7 +78,7 @@ def _axes(label: str, log: bool = False) -> Axes:
 
 
 def _save(axes: Axes, path: Path) -> Path:
-    axes.legend()
+    axes.legend(loc="upper right")  # the search for the best place warns on a busy machine
     path.parent.mkdir(parents=True, exist_ok=True)
     figure = axes.get_figure()
     assert isinstance(figure, Figure)

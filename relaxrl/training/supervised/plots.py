@@ -32,6 +32,6 @@ def plot_losses(metrics: Path, path: Path) -> None:
         axes.set_yscale("log", nonpositive="mask")
         axes.set_xlabel("epoch")
         axes.set_title(title)
-        axes.legend()
+        axes.legend(loc="upper right")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
