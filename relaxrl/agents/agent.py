@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from scipy import sparse
 from torch import Tensor
 
 from relaxrl import __version__
@@ -31,6 +32,7 @@ from relaxrl.nn import (
     build_ranked_actor,
     load_pretrained,
 )
+from relaxrl.typing import FloatArray
 
 ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig | PlanningConfig]] = {
     "direct": DirectActorConfig,
@@ -48,7 +50,8 @@ class Agent:
         actor: Made from a configuration, which it keeps as `config`.
         max_step: Å; no atom is asked to move farther.
         metadata: What is known of its origin, as JSON can hold it. `feature_names`, a list, names the environment
-            features that the graph must carry; `description`, one line, is shown in listings.
+            features that the graph must carry; `elements`, a list of symbols, those that it was trained on;
+            `description`, one line, is shown in listings.
     """
 
     def __init__(
@@ -92,6 +95,25 @@ class Agent:
                 f"{self.max_step} Å. Its training may have diverged, or the structure is far from any it has seen"
             )
         return limit_radially(displacement, self.max_step)
+
+    def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array | None:
+        """The curvature that the actor predicts for one structure, for those who want to correct it.
+
+        Args:
+            graph: One structure.
+
+        Returns:
+            (3 n_atoms, 3 n_atoms), eV/Å², symmetric, perhaps indefinite; sparse for large structures; None from actors
+            that predict none.
+        """
+        predict = getattr(self.actor, "hessian", None)
+        predicted: FloatArray | sparse.csr_array | None = None if predict is None else predict(graph)
+        return predicted
+
+    @property
+    def elements(self) -> frozenset[str]:
+        """Symbols of the elements that it was trained on; empty where its metadata don't say."""
+        return frozenset(self.metadata.get("elements", ()))
 
     def save(self, folder: str | Path) -> None:
         """Write the agent as safetensors and JSON; a reader sees the old agent or the new one, never half of each."""

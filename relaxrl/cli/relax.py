@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax and write; returns 0 if all structures converged, else 1."""
-    from relaxrl.optimize.policy import load_policy
+    from relaxrl.optimize.policy import load_policy, untrained_elements
     from relaxrl.potentials import parse_calculator
     from relaxrl.structures import read_structures
 
@@ -81,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     policy = None if args.agent == "none" else load_policy(args.agent)
+    if note := untrained_elements(policy, {symbol for crystal in crystals for symbol in crystal.atoms.symbols}):
+        print(f"relaxrl: {note}", file=sys.stderr)
     if args.trajectory is not None:
         args.trajectory.unlink(missing_ok=True)
     results = [crystal.atoms.copy() for crystal in crystals]
@@ -102,15 +105,17 @@ def _relax(name: str, atoms: Atoms, policy: Policy | None, spec: CalculatorSpec,
     import numpy as np
     from ase.calculators.singlepoint import SinglePointCalculator
 
-    from relaxrl.optimize import RLOptimizer
+    from relaxrl.optimize import RLOptimizer, UntrainedElementWarning
     from relaxrl.potentials import CountedCalculator
 
     atoms.calc = CountedCalculator(spec.create(), structure=name)
     converged, ending, optimizer = False, "not converged", None
     try:
-        optimizer = RLOptimizer(
-            atoms, agent=policy, logfile=args.log, trajectory=args.trajectory, append_trajectory=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UntrainedElementWarning)  # said once for the whole file
+            optimizer = RLOptimizer(
+                atoms, agent=policy, logfile=args.log, trajectory=args.trajectory, append_trajectory=True
+            )
         converged = optimizer.run(fmax=args.fmax, steps=args.steps)
         energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
         fmax = np.linalg.norm(atoms.get_forces(), axis=1).max()
@@ -123,6 +128,11 @@ def _relax(name: str, atoms: Atoms, policy: Policy | None, spec: CalculatorSpec,
         atoms.calc = None  # the file is still to be written
         raise
     count = 0 if optimizer is None else optimizer.force_evaluations
+    if optimizer is not None and converged and optimizer.calculator_failures:
+        ending += (
+            f"; {optimizer.calculator_failures} of the evaluations failed, cured by shorter steps "
+            f"({optimizer.last_failure})"
+        )
     print(f"{name} {atoms.get_chemical_formula()}: {count} force evaluations, {ending}")
     return converged
 

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import torch
 from e3nn import o3
+from scipy import sparse
 from torch import Tensor, nn
 
+from relaxrl.graph import AtomGraph
 from relaxrl.nn.actor import Actor
+from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
 from relaxrl.nn.config import HessianActorConfig
 from relaxrl.nn.convolution import coupling
 from relaxrl.nn.inputs import NetworkInputs
-from relaxrl.nn.solve import newton_displacement
+from relaxrl.nn.solve import DENSE_LIMIT, newton_displacement
+from relaxrl.nn.sparse import sparse_hessian
 from relaxrl.nn.trunk import Trunk, TrunkOutput
+from relaxrl.typing import FloatArray
 
 MAX_LOG_STIFFNESS = 6.0
 """|log| of a bond's stiffness over its value before training: a factor of 400 either way."""
@@ -49,6 +54,29 @@ class HessianActor(Actor):
         return newton_displacement(
             blocks, rows, inputs.forces, inputs.edge_index, inputs.graph_index, inputs.n_graphs, self.config.floor
         )
+
+    @torch.no_grad()
+    def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array:
+        """H of one structure, before any floor, (3 n_atoms, 3 n_atoms), eV/Å²; sparse beyond `DENSE_LIMIT` atoms.
+
+        Args:
+            graph: One structure; its forces don't matter.
+
+        Raises:
+            ValueError: It is a batch of several.
+        """
+        if graph.n_graphs != 1:
+            raise ValueError(f"a Hessian is that of one structure, got a batch of {graph.n_graphs}; unbatch it first")
+        if graph.forces is None:
+            graph = graph.replace(forces=torch.zeros_like(graph.positions))
+        inputs = self._inputs(graph)
+        blocks, rows = self.head(self.trunk(inputs), inputs)
+        if inputs.n_atoms > DENSE_LIMIT:
+            return sparse_hessian(blocks, rows, inputs.edge_index, inputs.n_atoms)
+        padding, index = Padding(inputs.graph_index, 1), inputs.edge_index
+        matrix = pair_hessian(blocks.double(), index, padding) + site_hessian(rows.double(), index, padding)
+        array: FloatArray = matrix[0].cpu().numpy()
+        return array
 
 
 class HessianHead(nn.Module):

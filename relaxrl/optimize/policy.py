@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
+import numpy as np
 import torch
 from ase import Atoms
+from scipy import sparse
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
+from relaxrl.optimize.quasi_newton import DENSE_LIMIT
 from relaxrl.optimize.safeguard import Point
 from relaxrl.typing import FloatArray
+
+STIFFEST = 1e6
+"""eV/Å²; stiffer Hessians are nonsense (diamond has 100), and their squares would overflow."""
+
+
+class UntrainedElementWarning(UserWarning):
+    """An agent meets elements that it was not trained on."""
 
 
 @runtime_checkable
@@ -22,6 +32,14 @@ class Policy(Protocol):
 
     def act(self, graph: AtomGraph) -> Tensor:
         """Displacements, (n_atoms, 3), Å, for structures with forces, energy and history."""
+
+
+@runtime_checkable
+class CurvaturePolicy(Policy, Protocol):
+    """A policy that also shows the Hessian that its displacements come from, so that it can be corrected."""
+
+    def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array | None:
+        """(3 n_atoms, 3 n_atoms), eV/Å², symmetric, of one structure; None where it has none to show."""
 
 
 def load_policy(agent: Policy | str | Path | None) -> Policy | None:
@@ -41,10 +59,50 @@ def load_policy(agent: Policy | str | Path | None) -> Policy | None:
     raise TypeError(f"`agent` must be a name, a path, None, or have a method act(graph), got {type(agent).__name__}")
 
 
-def feature_names(policy: Policy) -> Sequence[str]:
+def feature_names(policy: Policy | None) -> Sequence[str]:
     """Names of the environment features that the agent was trained with; none where it names none."""
     names: Sequence[str] = getattr(policy, "feature_names", ())
     return names
+
+
+def predicted_hessian(policy: Policy | None, graph: AtomGraph) -> FloatArray | None:
+    """The Hessian of a policy that shows one, (3 n_atoms, 3 n_atoms), eV/Å², symmetric; else None.
+
+    Also None for structures too large for dense matrices, and where it holds numbers that can't be a curvature.
+
+    Raises:
+        ValueError: It has another shape.
+    """
+    if not isinstance(policy, CurvaturePolicy) or 3 * graph.n_atoms > DENSE_LIMIT:
+        return None
+    shown = policy.hessian(graph)
+    if shown is None:
+        return None
+    matrix = np.asarray(shown.toarray() if sparse.issparse(shown) else shown, dtype=np.float64)
+    n_dof = 3 * graph.n_atoms
+    if matrix.shape != (n_dof, n_dof):
+        raise ValueError(f"the agent must show a Hessian of shape ({n_dof}, {n_dof}), got {matrix.shape}")
+    if not np.abs(matrix).max(initial=0.0) < STIFFEST:  # so that NaN fails, too
+        return None
+    symmetric: FloatArray = 0.5 * (matrix + matrix.T)
+    return symmetric
+
+
+def untrained_elements(policy: Policy | None, symbols: Iterable[str]) -> str:
+    """What to tell who relaxes elements that the agent was not trained on; empty where there is nothing to tell.
+
+    Args:
+        policy: The agent; one that does not say what it was trained on is not doubted.
+        symbols: Elements that it meets.
+    """
+    known = set(getattr(policy, "elements", ()))
+    unknown = set(symbols) - known
+    if not known or not unknown:
+        return ""
+    return (
+        f"the agent was trained on {' '.join(sorted(known))}, not on {' '.join(sorted(unknown))}. Related elements do "
+        "as well mostly; the result is a minimum in any case, but may take more force evaluations than without an agent"
+    )
 
 
 def observe(

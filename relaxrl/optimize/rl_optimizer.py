@@ -11,9 +11,18 @@ from typing import IO, Any, ClassVar
 import numpy as np
 from ase import Atoms
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
+from scipy import sparse
 
-from relaxrl.errors import CalculatorError, CheckpointError, RelaxRLError, StructureError
-from relaxrl.optimize.policy import Policy, feature_names, load_policy, observe
+from relaxrl.errors import CalculatorError, CheckpointError, StructureError
+from relaxrl.optimize.pilot import AgentRelieved, Pilot
+from relaxrl.optimize.policy import (
+    Policy,
+    UntrainedElementWarning,
+    feature_names,
+    load_policy,
+    observe,
+    untrained_elements,
+)
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
 from relaxrl.optimize.restart import read_state, write_state
 from relaxrl.optimize.safeguard import Point, Safeguard, SafeguardConfig, energy_change
@@ -27,14 +36,16 @@ MAX_TRIALS = 15
 class RLOptimizer(Optimizer):
     """Relax a structure with a trained agent; same constructor and `run(fmax, steps)` as `ase.optimize.BFGS`.
 
-    Each step asks the agent for a displacement, caps it, and evaluates forces there. A displacement that makes things
-    worse is shrunk and tried again. An agent that stops making progress hands over, for the rest of the relaxation, to
-    a quasi-Newton method which inherits all force differences that the agent's steps have measured. So a good agent
-    makes it fast, and a bad one can't break it: after `run`, atoms stand at the last geometry accepted, never above
-    the energy of the start, and no number is NaN.
+    Each step asks the agent for a displacement, caps it, and evaluates forces there. Where the agent shows its Hessian,
+    a step that goes wrong, or does not halve the forces, corrects the Hessian for the next one; otherwise a
+    displacement that makes things worse is shrunk and tried again. An agent that does no good hands over, for the rest
+    of the relaxation, to a quasi-Newton method which inherits all force differences that the agent's steps have
+    measured. So a good agent makes it fast, and a bad one can't break it: after `run`, atoms stand at the last geometry
+    accepted, never above the energy of the start, and no number is NaN. See docs/optimizer.md.
 
     One step may take several force evaluations where trials are rejected; `force_evaluations` counts all of them, the
     first included. `handover_reason` says why the agent was relieved; empty while it is in charge.
+    `calculator_failures` counts the trial geometries that the calculator refused, and `last_failure` says what it said.
 
     ASE's constraints are respected. Under a filter (of cells, for example) the quasi-Newton method does all the work,
     since agents move atoms in a fixed cell.
@@ -51,8 +62,11 @@ class RLOptimizer(Optimizer):
         maxstep: Å; no atom moves farther in one step. None: 0.5, or as far as the agent was made to look ahead
             (`agent.max_step`) if that is farther. Larger than that of ASE's optimizers since a bad step is taken back;
             with a learned Hessian 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
-        safeguard: When to reject, shrink and hand over.
+        safeguard: When to reject, shrink, correct and hand over.
         **kwargs: For `ase.optimize.optimize.Optimizer`.
+
+    Warns:
+        UntrainedElementWarning: The agent knows what elements it was trained on, and these are others.
 
     Raises:
         StructureError: There are no atoms.
@@ -97,13 +111,18 @@ class RLOptimizer(Optimizer):
         self.agent_name = str(agent) if isinstance(agent, str | Path) else type(agent).__name__
         self.config = safeguard or SafeguardConfig()
         super().__init__(atoms, restart, logfile, trajectory, append_trajectory, **kwargs)
+        if message := untrained_elements(self.agent, self._surface.symbols):
+            warnings.warn(message, UntrainedElementWarning, stacklevel=2)
 
     def initialize(self) -> None:
         """Start without any knowledge; ASE calls it where there is no restart file."""
         self.force_evaluations = 0
         self.handover_reason = "" if self.agent is not None else "no agent"
         self._surface = Surface(self.atoms)
+        self.calculator_failures = 0
+        self.last_failure = ""
         self._pairs = SecantPairs()
+        self._pilot = None if self.agent is None else Pilot(self.agent, self._surface, self.config)
         self._safeguard = Safeguard(self.config, self.maxstep)
         self._here: Point | None = None
         self._previous: Point | None = None
@@ -135,7 +154,7 @@ class RLOptimizer(Optimizer):
         start = self._locate()
         self._safeguard.check_progress(start)
         try:
-            if not (self.agent_in_charge and self._agent_step(start)):
+            if self._pilot is None or not self.agent_in_charge or not self._agent_step(self._pilot, start):
                 self._quasi_newton_step(start)
         except BaseException:
             # Also on Ctrl-C: a rejected trial must not be what the user keeps.
@@ -169,9 +188,13 @@ class RLOptimizer(Optimizer):
             "nsteps": self.nsteps,
             "force_evaluations": self.force_evaluations,
             "handover_reason": self.handover_reason,
+            "calculator_failures": self.calculator_failures,
+            "last_failure": self.last_failure,
             "pairs": self._pairs.state_dict(),
             "safeguard": self._safeguard.state_dict(),
         }
+        if self._pilot is not None:
+            state["pilot"] = self._pilot.state_dict()
         for name, point in (("here", self._here), ("previous", self._previous)):
             if point is not None:
                 state[name] = {"x": point.x, "energy": point.energy, "gradient": point.gradient, "fmax": point.fmax}
@@ -192,6 +215,11 @@ class RLOptimizer(Optimizer):
         self.force_evaluations = int(state["force_evaluations"])
         self.handover_reason = str(state["handover_reason"])
         self._pairs.load_state_dict(state["pairs"])
+        # Older files don't have these.
+        self.calculator_failures = int(state.get("calculator_failures", 0))
+        self.last_failure = str(state.get("last_failure", ""))
+        if self._pilot is not None and "pilot" in state:
+            self._pilot.load_state_dict(state["pilot"])
         self._safeguard.load_state_dict(state["safeguard"])
         self._here, self._previous = (_point(state[name]) if name in state else None for name in ("here", "previous"))
         self._evaluated = False
@@ -201,61 +229,53 @@ class RLOptimizer(Optimizer):
         self.initialize()
         self.load_state_dict(read_state(Path(self.restart)))
 
-    def _agent_step(self, start: Point) -> bool:
-        """Try the agent's displacement and shorter ones; False where the agent was relieved and nothing accepted."""
-        displacement = self._ask_agent(start)
-        if displacement is None:
-            return False
-        for _ in range(self.config.max_rejections + 1):
-            trial = self._try(start, displacement)
-            if trial is not None and self._safeguard.accepts(start, trial):
-                self._accept(start, trial)
-                if self._safeguard.agent_stalled:
-                    self.handover_reason = "the agent's steps no longer reduce the forces"
-                return True
-            self._safeguard.reject()
-            displacement = displacement * self.config.shrink
-        self.handover_reason = f"{self.config.max_rejections + 1} of the agent's steps in a row were rejected"
-        return False
-
-    def _ask_agent(self, start: Point) -> FloatArray | None:
-        """The agent's displacement, (n_dof,), no longer than it may be; None, and the agent relieved, if unusable."""
+    def _agent_step(self, pilot: Pilot, start: Point) -> bool:
+        """Try the agent's displacement, then better or shorter ones; False if it was relieved with none accepted."""
         structure = self._surface.structure
-        if self.agent is None or structure is None:
+        if structure is None:
             self.handover_reason = "agents move atoms in a fixed cell, not coordinates of a filter"
-            return None
-        graph = observe(
-            structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, feature_names(self.agent)
-        )
+            return False
+        names = feature_names(pilot.policy)
+        graph = observe(structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, names)
+        accepted, rejections, length = False, 0, self.maxstep
         try:
-            rows = np.asarray(self.agent.act(graph).detach().cpu().numpy(), dtype=np.float64)
-        except RelaxRLError as error:
-            # The agent knows that it can't do this. Mistakes in the code of agents raise other errors.
-            warnings.warn(f"the agent gave up, quasi-Newton goes on: {error}", stacklevel=3)
-            self.handover_reason = f"the agent gave up: {error}"
-            return None
-        if rows.shape != (len(structure), 3):
-            raise ValueError(f"the agent must return displacements of shape ({len(structure)}, 3), got {rows.shape}")
-        displacement = rows.ravel()
-        if not np.isfinite(displacement).all():
-            self.handover_reason = "the agent returned numbers that are not finite"
-            return None
-        if self._surface.free is not None:
-            displacement = np.where(self._surface.free, displacement, 0.0)
-        peak = float(np.abs(displacement).max())
-        if peak < 1e-6:
-            self.handover_reason = "the agent does not move"
-            return None
+            displacement = self._within(pilot.propose(start, graph), self._agent_maxstep)
+            while not accepted:
+                length = self._surface.length(displacement)
+                trial = self._try(start, displacement)
+                accepted = trial is not None and self._safeguard.accepts(start, trial)
+                pilot.learn(start, trial, accepted)
+                if trial is not None and accepted:
+                    self._accept(start, trial)
+                else:
+                    self._safeguard.reject()
+                    rejections += 1
+                pilot.check(self._safeguard, rejections)
+                better = pilot.correct(start) if not accepted and pilot.surprises else None
+                displacement = self._within(displacement if better is None else better, self.config.shrink * length)
+        except AgentRelieved as reason:
+            self.handover_reason = str(reason)
+            if rejections and not accepted:
+                self._safeguard.shrink(length)
+        return accepted
+
+    def _within(self, displacement: FloatArray, radius: float) -> FloatArray:
+        """The displacement, scaled as a whole so that no atom moves farther than `radius` Å."""
         # Scaled by its largest component first: the length of an absurd proposal would overflow.
+        peak = float(np.abs(displacement).max())
+        if peak == 0:
+            return displacement
         unit = displacement / peak
         length = self._surface.length(unit)
-        return unit / length * min(self._agent_maxstep, peak * length)
+        return unit / length * min(radius, peak * length)
 
     def _quasi_newton_step(self, start: Point) -> None:
         """Move along the quasi-Newton direction, as far as it is trusted."""
-        hessian, free = self._surface.hessian_guess(start.x), self._surface.free
         if self._safeguard.should_forget:
             self._pairs.clear()
+            if self._pilot is not None:
+                self._pilot.surprises.clear()
+        hessian, free = self._guess(start), self._surface.free
         length = 0.0
         for _ in range(MAX_TRIALS):
             full = newton_step(start.gradient, hessian, self._pairs, free)
@@ -279,6 +299,11 @@ class RLOptimizer(Optimizer):
             f"{length:.1e} Å long; expected forces that are the gradient of the energy. Check the calculator"
         )
 
+    def _guess(self, start: Point) -> sparse.csr_array:
+        """The Hessian that the quasi-Newton method starts from: the agent's where it has proved good, else springs."""
+        guess = None if self._pilot is None else self._pilot.guess(start)
+        return self._surface.hessian_guess(start.x) if guess is None else guess
+
     def _locate(self) -> Point:
         """The point where the atoms stand; a relaxation begins there if it is a new one."""
         point = self._surface.here()
@@ -292,6 +317,8 @@ class RLOptimizer(Optimizer):
         if known is None or not np.array_equal(point.x, known.x) or abs(point.energy - known.energy) > 1e-6:
             self._previous, self._here, self._evaluated = None, point, False
             self.handover_reason = "" if self.agent is not None else "no agent"
+            if self._pilot is not None:
+                self._pilot.surprises.clear()
             self._safeguard.begin(point)
         if not self._evaluated:
             self.force_evaluations += 1
@@ -304,7 +331,10 @@ class RLOptimizer(Optimizer):
         trial = self._surface.displaced(start, displacement)
         self.force_evaluations += 1
         self._safeguard.count_failure(self._surface.failure if trial is None else None)
-        if trial is not None:
+        if trial is None:
+            self.calculator_failures += 1
+            self.last_failure = str(self._surface.failure)
+        else:
             self._pairs.add(trial.x - start.x, trial.gradient - start.gradient)
         return trial
 

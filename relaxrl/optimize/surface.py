@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 from ase.constraints import FixAtoms, FixCartesian
+from ase.data import chemical_symbols
 from scipy import sparse
 
 from relaxrl.errors import CalculatorError
@@ -40,6 +41,11 @@ class Surface:
         """Atomic numbers, (n_atoms,)."""
         structure = self.atoms if isinstance(self.atoms, Atoms) else self.atoms.atoms
         return np.asarray(structure.numbers, dtype=np.int64)
+
+    @property
+    def symbols(self) -> set[str]:
+        """Elements of the structure."""
+        return {chemical_symbols[number] for number in self.numbers}
 
     def length(self, displacement: FloatArray) -> float:
         """Largest displacement of an atom, Å, of a vector (n_dof,)."""

@@ -143,6 +143,36 @@ def test_a_failing_calculator_is_status_1_and_others_go_on(tmp_path, monkeypatch
     assert largest_force(second) < 0.01
 
 
+def test_a_failure_that_a_shorter_step_cured_is_told(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hiccup.py").write_text(
+        "from ase.calculators.emt import EMT\n"
+        "class Hiccup(EMT):\n"
+        "    calls = 0\n"
+        "    def calculate(self, *args):\n"
+        "        self.calls += 1\n"
+        "        if self.calls == 2:\n"
+        "            raise RuntimeError('SCF did not converge')\n"
+        "        super().calculate(*args)\n"
+    )
+    write("in.traj", cell())
+    assert relax("in.traj", "--agent", "none", "--calculator", "hiccup:Hiccup", "--out", "out.traj") == 0
+    line = capsys.readouterr().out.splitlines()[0]
+    assert "converged" in line
+    assert "1 of the evaluations failed, cured by shorter steps" in line
+    assert "SCF did not converge" in line
+
+
+def test_elements_that_the_agent_was_not_trained_on_are_told_once(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    write("in.traj", [molecule("H2O"), molecule("H2O")])
+    assert relax("in.traj", "--agent", "metals", "--calculator", "emt", "--out", "out.traj") == 0
+    assert capsys.readouterr().err.count("trained on Ag Al Au Cu Ni Pt, not on H O") == 1
+    write("in.traj", cell())
+    assert relax("in.traj", "--agent", "metals", "--calculator", "emt", "--out", "out.traj") == 0
+    assert capsys.readouterr().err == ""
+
+
 def test_ctrl_c_keeps_what_there_is(tmp_path):
     (tmp_path / "slow.py").write_text(
         "import time\n"
