@@ -1,81 +1,175 @@
-"""What a step of the environment costs beyond the bare call of its potential.
+"""What a step of the environment costs beyond the bare call of its potential, and what a batch gains.
 
-Run `python benchmarks/environment.py`. Rattled copper cells, torch EMT, one core; means over random steps
-of 0.05 Å per component, neighbour lists included on both sides.
+    python -m benchmarks.environment
+
+Displaced copper crystals under EMT. Each step of the environment and the bare call of an equal potential at the
+geometry it reached take turns; the neighbour list of the potential is included on both sides.
 """
 
 from __future__ import annotations
 
 import argparse
-import time
+import itertools
 
 import numpy as np
 import torch
-from ase.build import bulk
+from ase.calculators.emt import EMT as AseEMT
 
+from benchmarks.timing import CELLS, Times, copper, machine, milliseconds, ratio, seconds, table
 from relaxrl.envs import EnvConfig, RelaxationEnv
-from relaxrl.envs.gym_env import RelaxEnv
 from relaxrl.graph import AtomGraph
-from relaxrl.potentials import EMT, Evaluation, Potential
+from relaxrl.potentials import EMT, ASEPotential, Potential
 from relaxrl.structures import Crystal
 
+RATE = 0.02
+"""Å²/eV; step along the forces of a relaxation."""
 
-class TimedPotential(Potential):
-    """A potential that keeps the time of each call, s."""
-
-    def __init__(self, potential: Potential) -> None:
-        self.potential = potential
-        self.seconds: list[float] = []
-
-    def evaluate(self, graph: AtomGraph, stress: bool = False) -> Evaluation:
-        """Evaluate, and note how long it took."""
-        start = time.perf_counter()
-        evaluation = self.potential.evaluate(graph, stress)
-        self.seconds.append(time.perf_counter() - start)
-        return evaluation
+ROLLOUT_STEPS = 20
+"""Length of the episodes of a rollout; a good policy needs 5, BFGS 20 to 60."""
 
 
-def copper(repeat: tuple[int, int, int]) -> Crystal:
-    """A copper cell of 4 atoms times `repeat`."""
-    atoms = bulk("Cu", cubic=True).repeat(repeat)
-    return Crystal(id=f"Cu{len(atoms)}", atoms=atoms, parent="Cu", kind="minimum")
+class MakesEMT:
+    """Makes ASE's EMT calculator."""
+
+    name = "emt"
+
+    def create(self) -> AseEMT:
+        """A new one."""
+        return AseEMT()
 
 
-def endless() -> EnvConfig:
-    """Episodes that never end, so that every step costs the same."""
-    return EnvConfig(fmax=1e-12, max_steps=10**9, explosion_energy=1e9, explosion_fmax=1e9, explosion_displacement=1e9)
+def endless(max_steps: int = 10**9) -> EnvConfig:
+    """Episodes that do not end before their last step, so that every step costs the same."""
+    return EnvConfig(
+        fmax=1e-12,
+        max_steps=max_steps,
+        explosion_energy=1e9,
+        explosion_fmax=1e9,
+        explosion_displacement=1e9,
+    )
+
+
+def environment(n_atoms: int, n_envs: int, potential: Potential, max_steps: int = 10**9) -> RelaxationEnv:
+    """Episodes of a copper crystal."""
+    atoms = copper(n_atoms)
+    crystal = Crystal(id=f"Cu{len(atoms)}", atoms=atoms, parent="Cu", kind="minimum")
+    env = RelaxationEnv([crystal], potential, endless(max_steps), np.random.default_rng(0), n_envs)
+    env.reset()
+    return env
+
+
+def step_and_bare(
+    n_atoms: int, n_envs: int, potentials: tuple[Potential, Potential], random: float | None, turns: int
+) -> tuple[Times, Times]:
+    """Times of steps and of bare calls at the geometries they reach.
+
+    Args:
+        n_atoms: Of each structure.
+        n_envs: Structures at once.
+        potentials: Two equal ones.
+        random: Å; standard deviation of the components of random displacements. None follows the forces.
+        turns: Steps.
+    """
+    env, generator = environment(n_atoms, n_envs, potentials[0]), torch.Generator().manual_seed(0)
+    bare = potentials[1]
+    bare.evaluate(env.graph)
+    times: list[tuple[float, float]] = []
+    for _ in range(turns):
+        graph = env.graph
+        action = RATE * forces_of(graph)
+        if random is not None:
+            action = random * torch.randn(action.shape, generator=generator, dtype=action.dtype)
+        times.append((seconds(lambda a=action: env.step(a)), seconds(lambda: bare.evaluate(env.graph))))
+    steps, calls = np.array(times[3:]).T
+    return steps, calls
+
+
+def forces_of(graph: AtomGraph) -> torch.Tensor:
+    """Forces of a graph of the environment."""
+    assert graph.forces is not None
+    return graph.forces
+
+
+def rollout_and_singles(n_atoms: int, n_envs: int, turns: int) -> tuple[Times, Times, Times]:
+    """Seconds per structure: of a batched rollout with its resets, of the bare batched calls, of ASE's EMT one by one.
+
+    ASE's calculator goes through the geometries of the first structure of the rollout, with its own list and its skin.
+    """
+    env, bare, single = environment(n_atoms, n_envs, EMT(), ROLLOUT_STEPS), EMT(), AseEMT()
+    bare.evaluate(env.graph)
+    atoms, times = copper(n_atoms), []
+    atoms.calc = single
+
+    def step() -> None:
+        env.step(RATE * forces_of(env.graph))
+        env.reset_finished()
+
+    def one() -> None:
+        atoms.positions[:] = env.graph.positions[:n_atoms].numpy()
+        atoms.get_forces()
+
+    for _ in range(turns):
+        rolled = seconds(step) / n_envs
+        times.append((rolled, seconds(lambda: bare.evaluate(env.graph)) / n_envs, seconds(one)))
+    rollout, batch, singles = np.array(times[1:]).T
+    return rollout, batch, singles
+
+
+def step_rows(turns: int) -> list[list[str]]:
+    """Rows of the table of steps."""
+    rows = []
+    ase = ("ASE's EMT, one by one", lambda: ASEPotential(MakesEMT()), 1)
+    batched = [("torch EMT, batched", EMT, n) for n in (1, 16, 64)]
+    for n_atoms, (name, make, n_envs) in itertools.product(CELLS, [ase, *batched]):
+        steps, calls = step_and_bare(n_atoms, n_envs, (make(), make()), None, turns)
+        jolted, bare = step_and_bare(n_atoms, n_envs, (make(), make()), 0.02, turns)
+        cells = [f"{milliseconds(calls):.2f}", f"{milliseconds(steps):.2f}", f"{ratio(steps, calls):.2f}"]
+        rows.append([name, str(n_atoms), str(n_envs), *cells, f"{ratio(jolted, bare):.2f}"])
+    return rows
+
+
+STEP_HEAD = [
+    "potential",
+    "atoms",
+    "structures",
+    "bare call / ms",
+    "step / ms",
+    "ratio",
+    "ratio, random steps of 0.02 Å",
+]
+
+
+def rollout_rows(turns: int) -> list[list[str]]:
+    """Rows of the table of rollouts; means, since lists are made in few of the steps."""
+    rows = []
+    for n_atoms, threads in itertools.product(CELLS, (1, 2)):
+        torch.set_num_threads(threads)
+        rollout, batch, singles = (float(np.mean(times)) for times in rollout_and_singles(n_atoms, 128, turns))
+        cells = [f"{1 / singles:.0f}", f"{1 / batch:.0f}", f"{1 / rollout:.0f}", f"{singles / rollout:.1f}"]
+        rows.append([str(n_atoms), str(threads), *cells])
+    torch.set_num_threads(1)
+    return rows
+
+
+ROLLOUT_HEAD = [
+    "atoms",
+    "threads",
+    "ASE's EMT one by one / (structures/s)",
+    "torch EMT, 128 at once / (structures/s)",
+    "rollout of 128 / (structures/s)",
+    "rollout over ASE",
+]
 
 
 def main() -> None:
-    """Print a table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--repeats", type=int, default=50)
-    repeats = parser.parse_args().repeats
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=60)
+    turns = parser.parse_args().turns
     torch.set_num_threads(1)
-    print(f"{'structures':>10} {'atoms each':>10} {'potential/ms':>13} {'step/ms':>8} {'ratio':>6}")
-    for n_envs in (1, 16, 128):
-        for cells in ((1, 1, 1), (2, 2, 2)):
-            crystal = copper(cells)
-            env = RelaxationEnv([crystal], EMT(), endless(), np.random.default_rng(0), n_envs)
-            env.reset()
-            timed = TimedPotential(env.potential)
-            env.potential = timed
-            generator = torch.Generator().manual_seed(0)
-            times = []
-            for _ in range(repeats):
-                action = 0.05 * torch.randn(env.graph.positions.shape, generator=generator, dtype=torch.float64)
-                start = time.perf_counter()
-                env.step(action)
-                times.append(time.perf_counter() - start)
-            bare, whole = 1e3 * float(np.mean(timed.seconds)), 1e3 * float(np.mean(times))
-            print(f"{n_envs:10} {len(crystal.atoms):10} {bare:13.2f} {whole:8.2f} {whole / bare:6.2f}")
-    view = RelaxEnv([copper((2, 2, 2))], config=endless())
-    view.reset(seed=0)
-    view.action_space.seed(0)
-    start = time.perf_counter()
-    for _ in range(repeats):
-        view.step(0.1 * view.action_space.sample())
-    print(f"relaxrl/Relax-v0, 32 atoms: {1e3 * (time.perf_counter() - start) / repeats:.2f} ms a step")
+    print(machine())
+    print(table(STEP_HEAD, step_rows(turns)))
+    print(table(ROLLOUT_HEAD, rollout_rows(turns)))
 
 
 if __name__ == "__main__":

@@ -64,6 +64,7 @@ class Clearance:
         self._contact = torch.empty(0)  # (n_atoms,), Å; r_min of no pair with this atom is larger
         self._radius = 0.0  # Å, within which pairs are looked at
         self._there: Tensor | None = None  # (n_atoms, 3), Å; where the nearest neighbours were measured
+        self._least_spare = 0.0  # Å, of any atom
         self._spare = torch.empty(0)  # (n_atoms,), Å; how much nearer they could come, or farther go
 
     def begin(self, graph: AtomGraph, radii: Tensor) -> None:
@@ -79,16 +80,22 @@ class Clearance:
         self._radius = max(needed, NEAR * self.cutoff, self._radius)
         self._there = None
 
-    def legal(self, graph: AtomGraph, displacement: Tensor, potential: Potential) -> Tensor | None:
+    def legal(self, graph: AtomGraph, displacement: Tensor, lengths: Tensor, potential: Potential) -> Tensor | None:
         """Fraction of the displacement of each structure that is legal, (n_graphs,); None where all of it is.
 
         Args:
             graph: The structures before the step.
-            displacement: (n_atoms, 3), Å; it will be made, as far as it is legal.
+            displacement: (n_atoms, 3), Å.
+            lengths: (n_atoms,), Å; of the displacements.
             potential: Asked for the pairs it knows.
         """
         if self._there is None:
-            self._there, self._spare = graph.positions, torch.full_like(self._contact, -torch.inf)
+            self._there, self._spare = graph.positions, torch.full_like(lengths, -torch.inf)
+            self._least_spare = -torch.inf
+        elif self._least_spare > 0.0:
+            gone = float((_lengths(graph.positions - self._there) + lengths).max())
+            if 2.0 * gone <= self._least_spare:
+                return None
         asked = self._doubtful(graph, displacement)
         if asked is None:
             return None
@@ -130,6 +137,7 @@ class Clearance:
         assert self._there is not None, "set by legal"
         self._there = torch.where(atoms[:, None], graph.positions, self._there)
         self._spare = torch.where(atoms, torch.minimum(nearer, farther), self._spare)
+        self._least_spare = float(self._spare.min())
 
     def _parts(self, graph: AtomGraph, potential: Potential) -> list[Part]:
         known = potential.pairs(graph, self._radius)

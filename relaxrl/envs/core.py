@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from relaxrl.envs.clearance import Clearance
 from relaxrl.envs.config import EnvConfig
-from relaxrl.envs.correction import WHOLLY, check_displacement
+from relaxrl.envs.correction import WHOLLY
 from relaxrl.envs.features import environment_features
-from relaxrl.envs.integrity import limit_radially, radii_of
-from relaxrl.envs.reward import Step, rewards
+from relaxrl.envs.movement import Movement
+from relaxrl.envs.reward import Felt, Step, atom_terms, structure_terms, total
 from relaxrl.envs.start import draw_starts, free_atoms
 from relaxrl.envs.termination import ORDER, Progress, Reason, judge
 from relaxrl.envs.types import Action, StepResult
-from relaxrl.graph import AtomGraph, max_force, scatter_max
+from relaxrl.graph import AtomGraph, max_force
 from relaxrl.potentials.base import Potential
 from relaxrl.structures import Crystal, StructureSet
 from relaxrl.typing import FloatArray, StateDict
 
+_T = TypeVar("_T")
 _RUNNING, _CONVERGED = ORDER.index(Reason.RUNNING), ORDER.index(Reason.CONVERGED)
 
 
@@ -79,15 +80,19 @@ class RelaxationEnv:
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
         self._reward_weights = config.reward.weights
-        self._clearance = Clearance(config.neighbor_cutoff, config.max_step)
+        self._movement = Movement(config)
         self._graph: AtomGraph | None = None
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
         self._indices = [0] * n_envs
-        self._free: Tensor | None = None  # (n_atoms,), bool, of the current structures; None where all atoms are free
-        self._steps, self._stuck, self._evaluations, self._reasons = (
-            torch.zeros(n_envs, dtype=torch.int64, device=config.device) for _ in range(4)
+        self._steps, self._evaluations, self._reasons = (
+            torch.zeros(n_envs, dtype=torch.int64, device=config.device) for _ in range(3)
         )
+        self._stuck: Tensor | None = None  # (n_envs,), int64; None where no step was wholly taken back just now
         self._all_running = True
+        self._longest = 0  # steps of the longest episode, or more
+        self._strayed = 0.0  # Å; no atom is farther from where it began
+        self._sizes = torch.empty(0)  # (n_envs,), int64; atoms of each structure
+        self._felt: Felt | None = None  # forces of the current structures
 
     @property
     def weights(self) -> FloatArray:
@@ -174,33 +179,36 @@ class RelaxationEnv:
             RuntimeError: There was no `reset` before.
         """
         action = displacements if isinstance(displacements, Action) else Action(displacements)
-        before, running = self.graph, self._reasons == _RUNNING
-        wanted = action.displacements.detach().to(before.positions)
-        check_displacement(before, wanted)
-        wanted = limit_radially(wanted, self.config.max_step)
-        if not self._all_running:
-            wanted = wanted * running[before.graph_index, None]
-        if self._free is not None:
-            wanted = wanted * self._free[:, None]
-        applied, a_back = self._corrected(before, wanted)
-
-        after, applied, a_back, failed = self._move(before, applied, a_back)
-        self._steps += running
-        self._stuck = torch.where(a_back >= WHOLLY, self._stuck + 1, 0)
-        reasons = judge(after, max_force(after), Progress(self.start, self._steps, self._stuck, failed), self.config)
+        before, felt, all_running = self.graph, _set(self._felt), self._all_running
+        running = None if all_running else self._reasons == _RUNNING
+        wanted, lengths, longest = self._movement.allowed(before, action.displacements.detach(), running)
+        outcome = self._movement.move(before, wanted, lengths, self.potential)
+        self._evaluations += 1 if outcome.evaluated is None else outcome.evaluated
+        after = outcome.graph
+        self._felt = Felt.of(_set(after.forces), after.graph_index, self.n_envs)
+        self._steps += 1 if running is None else running
+        self._longest, self._strayed = self._longest + 1, self._strayed + longest
+        self._count_stuck(outcome.a_back)
+        progress = Progress(
+            self.start, self._sizes, self._steps, self._stuck, outcome.failed, self._longest, self._strayed
+        )
+        reasons = judge(after, self._felt.fmax, progress, self.config)
         if reasons is not None:
-            self._reasons = torch.where(running, reasons, self._reasons)
+            self._reasons = reasons if running is None else torch.where(running, reasons, self._reasons)
+            self._all_running = not bool(self._reasons.any())
 
-        history = {"previous_displacement": applied, "previous_forces": before.forces}
-        if not self._all_running:  # ended structures keep the history that led to their last state
-            frozen = ~running[before.graph_index, None]
-            history = {
-                name: torch.where(frozen, _set(getattr(before, name)), _set(new)) for name, new in history.items()
-            }
-        self._graph = self._observed(after.replace(**history))
-        result = self._result(before, wanted, applied, a_back, running)
-        self._all_running = self._all_running and reasons is None
-        return result
+        self._graph = self._observed(after, self._history(before, outcome.applied, running))
+        step = Step(
+            before=felt,
+            after=self._felt,
+            energy_before=_set(before.energy),
+            energy=_set(after.energy),
+            a_back=outcome.a_back,
+            converged=None if self._all_running else self._reasons == _CONVERGED,
+            graph_index=after.graph_index,
+            sizes=self._sizes,
+        )
+        return self._result(step, wanted, outcome.applied, running)
 
     def state_dict(self) -> StateDict:
         """All that is needed to go on bit for bit: episodes, counters, weights and the generator."""
@@ -209,9 +217,9 @@ class RelaxationEnv:
             "start": None if self._start is None else _fields(self._start),
             "indices": self.indices,
             "steps": self._steps.clone(),
-            "stuck": self._stuck.clone(),
+            "stuck": torch.zeros_like(self._steps) if self._stuck is None else self._stuck.clone(),
             "evaluations": self._evaluations.clone(),
-            "reasons": [ORDER[code].value for code in self._reasons.tolist()],
+            "reasons": self._words(),
             "weights": torch.from_numpy(self.weights),
             "generator": self.generator.bit_generator.state,
         }
@@ -232,9 +240,8 @@ class RelaxationEnv:
         self._indices = state["indices"].tolist()
         self._graph = None if state["graph"] is None else AtomGraph(**state["graph"]).to(device)
         self._start = None if state["start"] is None else AtomGraph(**state["start"]).to(device)
-        self._steps, self._stuck, self._evaluations = (
-            state[name].to(device, copy=True) for name in ("steps", "stuck", "evaluations")
-        )
+        self._steps, self._evaluations = (state[name].to(device, copy=True) for name in ("steps", "evaluations"))
+        self._stuck = state["stuck"].to(device, copy=True) if bool(state["stuck"].any()) else None
         self._reasons = torch.tensor([ORDER.index(Reason(reason)) for reason in state["reasons"]], device=device)
         self._all_running = not bool(self.finished.any())
         self._enter()
@@ -265,8 +272,10 @@ class RelaxationEnv:
         self._start = first
         for slot, index in zip(slots, indices, strict=True):
             self._indices[slot] = index
-        for counter, value in ((self._steps, 0), (self._stuck, 0), (self._evaluations, 1), (self._reasons, _RUNNING)):
-            counter[slots] = value
+        places = torch.tensor(slots, device=self._steps.device)
+        for counter, value in ((self._steps, 0), (self._evaluations, 1), (self._reasons, _RUNNING), (self._stuck, 0)):
+            if counter is not None:
+                counter.index_fill_(0, places, value)
         self._all_running = not bool(self.finished.any())
         self._graph = self._observed(new)
         self._enter()
@@ -274,88 +283,70 @@ class RelaxationEnv:
 
     def _enter(self) -> None:
         """Look up what follows from the structures that are there now."""
-        if self._graph is None:
+        graph = self._graph
+        if graph is None:
             return
+        self._sizes, self._longest = graph.atoms_per_graph, int(self._steps.max())
+        self._strayed = float(torch.linalg.vector_norm(graph.positions - self.start.positions, dim=1).max())
+        self._felt = Felt.of(_set(graph.forces), graph.graph_index, self.n_envs)
         free = torch.cat([self._free_atoms[index] for index in self._indices])
-        self._free = None if bool(free.all()) else free.to(self._graph.positions.device)
-        self._clearance.begin(self._graph, radii_of(self._graph, self.config))
+        self._movement.begin(graph, None if bool(free.all()) else free.to(graph.positions.device))
 
-    def _corrected(self, before: AtomGraph, wanted: Tensor) -> tuple[Tensor, Tensor]:
-        """What is legal of a displacement, and the fraction taken back."""
-        legal = self._clearance.legal(before, wanted, self.potential)
-        if legal is None:
-            return wanted, torch.zeros_like(_set(before.energy))
-        a_back = 1.0 - legal
-        return wanted * (1.0 - a_back)[before.graph_index, None], a_back
+    def _count_stuck(self, a_back: Tensor | None) -> None:
+        """Count the steps in a row of which nothing was left; None stands for zeros."""
+        wholly = None if a_back is None else a_back >= WHOLLY
+        if wholly is None or not bool(wholly.any()):
+            self._stuck = None
+        else:
+            self._stuck = torch.where(wholly, 1 if self._stuck is None else self._stuck + 1, 0)
 
-    def _move(self, before: AtomGraph, applied: Tensor, a_back: Tensor) -> tuple[AtomGraph, Tensor, Tensor, Tensor]:
-        """Structures after the displacement, with forces; what was applied; and whether the calculator failed.
-
-        Structures that don't move are not evaluated again.
-        """
-        moved = scatter_max(applied.abs().amax(dim=1), before.graph_index, before.n_graphs) > 0
-        places = None if bool(moved.all()) else torch.nonzero(moved).flatten()
-        if places is not None and not len(places):
-            return before, applied, a_back, torch.zeros_like(moved)
-        after = before.replace(positions=before.positions + applied)
-        evaluation = self.potential.evaluate(after if places is None else after.select(places))
-        self._evaluations += moved
-        forces, energy = evaluation.forces.to(before.positions), evaluation.energy.to(before.positions)
-        failed = evaluation.failed.to(moved.device)
-        if places is not None:
-            forces = _set(before.forces).index_put((moved[before.graph_index],), forces)
-            energy = _set(before.energy).index_put((places,), energy)
-            failed = torch.zeros_like(moved).index_put((places,), failed)
-        if self._free is not None:
-            forces = forces * self._free[:, None]
-        positions = after.positions
-        if bool(failed.any()):  # as if nothing had been asked for
-            of_atoms = failed[before.graph_index, None]
-            positions = torch.where(of_atoms, before.positions, positions)
-            forces = torch.where(of_atoms, _set(before.forces), forces)
-            energy = torch.where(failed, _set(before.energy), energy)
-            applied, a_back = applied.masked_fill(of_atoms, 0.0), a_back.masked_fill(failed, 1.0)
-        return after.replace(positions=positions, forces=forces, energy=energy), applied, a_back, failed
-
-    def _result(
-        self, before: AtomGraph, proposed: Tensor, applied: Tensor, a_back: Tensor, running: Tensor
-    ) -> StepResult:
-        graph, ended = self.graph, self._reasons != _RUNNING
-        terminated = self._reasons == _CONVERGED
-        step = Step(
-            forces_before=_set(before.forces),
-            forces=_set(graph.forces),
-            energy_before=_set(before.energy),
-            energy=_set(graph.energy),
-            a_back=a_back,
-            converged=terminated,
-            graph_index=graph.graph_index,
-        )
-        terms, reward, of_atoms = rewards(step, self._reward_weights, self.config.reward.norm)
-        if not self._all_running:
+    def _result(self, step: Step, proposed: Tensor, applied: Tensor, running: Tensor | None) -> StepResult:
+        graph, weights = self.graph, self._reward_weights
+        terms = structure_terms(step, weights, self.config.reward.norm)
+        if running is not None:
             terms = {name: term * running for name, term in terms.items()}
-            reward, of_atoms = reward * running, of_atoms * running[graph.graph_index]
+
+        def rate_atoms() -> Tensor:
+            rated = total(atom_terms(step, weights))
+            return rated if running is None else rated * running[graph.graph_index]
+
+        never = torch.zeros_like(step.energy, dtype=torch.bool)
+        terminated = never if step.converged is None else step.converged
         return StepResult(
             graph=graph,
-            reward=reward,
-            atom_reward=of_atoms,
+            reward=total(terms),
             terms=terms,
             terminated=terminated,
-            truncated=ended & ~terminated,
-            reason=[ORDER[code].value for code in self._reasons.tolist()],
+            truncated=never if self._all_running else self.finished & ~terminated,
+            reason=self._words(),
             proposed=proposed,
             applied=applied,
-            a_back=a_back,
+            a_back=torch.zeros_like(step.energy) if step.a_back is None else step.a_back,
             evaluations=self.evaluations,
+            rate_atoms=rate_atoms,
         )
 
-    def _observed(self, graph: AtomGraph) -> AtomGraph:
-        """The graph with its environment features."""
+    def _words(self) -> list[str]:
+        """Why each episode ended."""
+        if self._all_running:
+            return [Reason.RUNNING.value] * self.n_envs
+        return [ORDER[code].value for code in self._reasons.tolist()]
+
+    def _history(self, before: AtomGraph, applied: Tensor, running: Tensor | None) -> dict[str, Tensor | None]:
+        """What led to the present state; ended structures keep what led to their last one."""
+        history: dict[str, Tensor | None] = {"previous_displacement": applied, "previous_forces": before.forces}
+        if running is None:
+            return history
+        frozen = ~running[before.graph_index, None]
+        return {name: torch.where(frozen, _set(getattr(before, name)), _set(new)) for name, new in history.items()}
+
+    def _observed(self, graph: AtomGraph, history: Mapping[str, Tensor | None] | None = None) -> AtomGraph:
+        """The graph with its history and its environment features."""
         names = self.config.features
+        graph = graph.replace(**history) if history else graph
         if not names:
             return graph
-        features = environment_features(names, graph, self._steps, max_force(self.start))
-        return graph.replace(features=features)
+        return graph.replace(features=environment_features(names, graph, self._steps, max_force(self.start)))
 
 
 def _begun(graph: AtomGraph | None) -> AtomGraph:
@@ -364,9 +355,9 @@ def _begun(graph: AtomGraph | None) -> AtomGraph:
     return graph
 
 
-def _set(value: Tensor | None) -> Tensor:
-    """A field that graphs of this environment always have."""
-    assert value is not None, "set by draw_starts"
+def _set(value: _T | None) -> _T:
+    """What is always there once episodes have begun."""
+    assert value is not None, "set when episodes begin"
     return value
 
 

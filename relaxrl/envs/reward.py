@@ -7,7 +7,7 @@ and |F_i| (n_atoms,) for that of atoms.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal, get_args
@@ -126,7 +126,7 @@ class RewardConfig:
 
 def base_term(fmax: Tensor, fmean: Tensor, w_max: float, w_mean: float) -> Tensor:
     """-w_max F_max - w_mean F_mean; both in eV/Å."""
-    return -w_max * fmax - w_mean * fmean
+    return torch.add(-w_max * fmax, fmean, alpha=-w_mean)
 
 
 def log_term(fmax: Tensor, w_log: float) -> Tensor:
@@ -150,57 +150,53 @@ def correction_term(a_back: Tensor, w_correction: float) -> Tensor:
 
 
 @dataclass(frozen=True)
+class Felt:
+    """How large forces are.
+
+    Attributes:
+        norms: (n_atoms,), eV/Å; |F_i|.
+        fmax: (n_graphs,), eV/Å; F_max.
+    """
+
+    norms: Tensor
+    fmax: Tensor
+
+    @staticmethod
+    def of(forces: Tensor, graph_index: Tensor, n_graphs: int) -> Felt:
+        """From forces (n_atoms, 3), eV/Å, and the structure (n_atoms,) of each atom."""
+        norms = force_norms(forces)
+        return Felt(norms, scatter_max(norms, graph_index, n_graphs))
+
+
+@dataclass(frozen=True)
 class Step:
     """What a reward depends on.
 
     Attributes:
-        forces_before: (n_atoms, 3), eV/Å, before the step.
-        forces: (n_atoms, 3), eV/Å, after it.
+        before: Forces before the step.
+        after: Forces after it.
         energy_before: (n_graphs,), eV.
         energy: (n_graphs,), eV.
-        a_back: (n_graphs,), fraction of the action taken back.
-        converged: (n_graphs,), bool.
+        a_back: (n_graphs,), fraction of the action taken back; None if nothing was.
+        converged: (n_graphs,), bool; None if none is.
         graph_index: (n_atoms,), int64.
+        sizes: (n_graphs,), int64; atoms of each structure.
     """
 
-    forces_before: Tensor
-    forces: Tensor
+    before: Felt
+    after: Felt
     energy_before: Tensor
     energy: Tensor
-    a_back: Tensor
-    converged: Tensor
+    a_back: Tensor | None
+    converged: Tensor | None
     graph_index: Tensor
-
-    @cached_property
-    def norms_before(self) -> Tensor:
-        """|F_i| before the step, (n_atoms,), eV/Å."""
-        return force_norms(self.forces_before)
-
-    @cached_property
-    def norms(self) -> Tensor:
-        """|F_i| after it, (n_atoms,), eV/Å."""
-        return force_norms(self.forces)
-
-    @cached_property
-    def fmax_before(self) -> Tensor:
-        """F_max before the step, (n_graphs,), eV/Å."""
-        return scatter_max(self.norms_before, self.graph_index, len(self.energy))
-
-    @cached_property
-    def fmax(self) -> Tensor:
-        """F_max after it, (n_graphs,), eV/Å."""
-        return scatter_max(self.norms, self.graph_index, len(self.energy))
+    sizes: Tensor
 
     def average(self, norm: Literal["mean", "rms"]) -> Tensor:
-        """F_mean or F_rms after it, (n_graphs,), eV/Å."""
-        powers = self.norms**2 if norm == "rms" else self.norms
-        mean = scatter_sum(powers, self.graph_index, len(self.energy)) / self.sizes
+        """F_mean or F_rms after the step, (n_graphs,), eV/Å."""
+        powers = self.after.norms**2 if norm == "rms" else self.after.norms
+        mean = scatter_sum(powers, self.graph_index, len(self.energy)).div_(self.sizes)
         return mean.sqrt() if norm == "rms" else mean
-
-    @cached_property
-    def sizes(self) -> Tensor:
-        """Atoms of each structure, (n_graphs,)."""
-        return torch.bincount(self.graph_index, minlength=len(self.energy))
 
 
 def structure_terms(step: Step, weights: RewardWeights, norm: Literal["mean", "rms"] = "mean") -> dict[str, Tensor]:
@@ -211,8 +207,8 @@ def structure_terms(step: Step, weights: RewardWeights, norm: Literal["mean", "r
         weights: Weight of each term.
         norm: Which average the base term takes.
     """
-    average = step.average(norm) if weights.w_mean else step.fmax
-    return _terms(step.fmax_before, step.fmax, average, step, weights, None)
+    average = step.average(norm) if weights.w_mean else step.after.fmax
+    return _terms(step.before.fmax, step.after.fmax, average, step, weights, None)
 
 
 def atom_terms(step: Step, weights: RewardWeights) -> dict[str, Tensor]:
@@ -225,33 +221,13 @@ def atom_terms(step: Step, weights: RewardWeights) -> dict[str, Tensor]:
         step: The step to judge.
         weights: Weight of each term.
     """
-    return _terms(step.norms_before, step.norms, step.norms, step, weights, step.graph_index)
+    return _terms(step.before.norms, step.after.norms, step.after.norms, step, weights, step.graph_index)
 
 
-def rewards(
-    step: Step, weights: RewardWeights, norm: Literal["mean", "rms"] = "mean"
-) -> tuple[dict[str, Tensor], Tensor, Tensor]:
-    """`structure_terms`, their sum (n_graphs,) and that of `atom_terms` (n_atoms,), at half the cost.
-
-    Args:
-        step: The step to judge.
-        weights: Weight of each term.
-        norm: Which average the base term takes.
-    """
-    n_graphs = len(step.energy)
-    # Structures first, then atoms: small tensors take as long as longer ones.
-    spread = torch.cat([torch.arange(n_graphs, device=step.graph_index.device), step.graph_index])
-    before = torch.cat([step.fmax_before, step.norms_before])
-    after = torch.cat([step.fmax, step.norms])
-    average = torch.cat([step.average(norm), step.norms]) if weights.w_mean else after
-    terms = _terms(before, after, average, step, weights, spread)
-    whole = total(terms, weights)
-    return {name: term[:n_graphs] for name, term in terms.items()}, whole[:n_graphs], whole[n_graphs:]
-
-
-def total(terms: Mapping[str, Tensor], weights: RewardWeights) -> Tensor:
+def total(terms: Mapping[str, Tensor]) -> Tensor:
     """The sum of the terms, in their order."""
-    first, *others = [terms[name] for name in TERMS if name in weights.counted] or [terms["base"]]
+    # Terms that are zero share one tensor, which need not be added more than once.
+    first, *others = {id(term): term for term in terms.values()}.values()
     for term in others:
         first = first + term
     return first
@@ -265,14 +241,20 @@ def _terms(
     def shared(value: Tensor) -> Tensor:
         return value if spread is None else value.index_select(0, spread)
 
-    make: dict[str, Callable[[], Tensor]] = {
-        "base": lambda: base_term(after, average, weights.w_max, weights.w_mean),
-        "log": lambda: log_term(after, weights.w_log),
-        "delta": lambda: delta_term(before, after, weights.w_delta),
-        "energy": lambda: shared(energy_term(step.energy_before, step.energy, step.sizes, weights.w_energy)),
-        "step": lambda: torch.full_like(after, -weights.w_step),
-        "correction": lambda: shared(correction_term(step.a_back, weights.w_correction)),
-        "done": lambda: shared(weights.w_done * step.converged.to(after.dtype)),
-    }
     nothing = torch.zeros_like(after)
-    return {name: make[name]() if name in weights.counted else nothing for name in TERMS}
+    terms, counted = dict.fromkeys(TERMS, nothing), weights.counted
+    if "base" in counted:
+        terms["base"] = base_term(after, average, weights.w_max, weights.w_mean)
+    if "log" in counted:
+        terms["log"] = log_term(after, weights.w_log)
+    if "delta" in counted:
+        terms["delta"] = delta_term(before, after, weights.w_delta)
+    if "energy" in counted:
+        terms["energy"] = shared(energy_term(step.energy_before, step.energy, step.sizes, weights.w_energy))
+    if "step" in counted:
+        terms["step"] = nothing - weights.w_step
+    if "correction" in counted and step.a_back is not None:
+        terms["correction"] = shared(correction_term(step.a_back, weights.w_correction))
+    if "done" in counted and step.converged is not None:
+        terms["done"] = shared(weights.w_done * step.converged.to(after.dtype))
+    return terms

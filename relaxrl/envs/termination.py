@@ -47,15 +47,21 @@ class Progress:
 
     Attributes:
         start: The structures at their first step, with energies.
+        sizes: (n_graphs,), int64; their atoms.
         steps: (n_graphs,), int64; steps made.
-        stuck: (n_graphs,), int64; the last of them in a row that were wholly taken back.
-        failed: (n_graphs,), bool; whether the calculator failed in the last one.
+        stuck: (n_graphs,), int64; the last of them in a row that were wholly taken back; None if none were.
+        failed: (n_graphs,), bool; whether the calculator failed in the last one; None if it did in none.
+        longest: No episode has made more steps.
+        strayed: Å; no atom is farther from where it began.
     """
 
     start: AtomGraph
+    sizes: Tensor
     steps: Tensor
-    stuck: Tensor
-    failed: Tensor
+    stuck: Tensor | None
+    failed: Tensor | None
+    longest: int
+    strayed: float
 
 
 def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig) -> Tensor | None:
@@ -73,14 +79,19 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
     start = progress.start
     assert graph.energy is not None, "graphs of the environment have energies"
     assert start.energy is not None, "graphs of the environment have energies"
-    rise = (graph.energy - start.energy) / graph.atoms_per_graph
-    away = scatter_max(force_norms(graph.positions - start.positions), graph.graph_index, graph.n_graphs)
+    rise = graph.energy - start.energy
+    if _nothing_happened(fmax, rise, progress, config):
+        return None
+    rise = rise / progress.sizes
+    farthest = scatter_max(force_norms(graph.positions - start.positions), graph.graph_index, graph.n_graphs)
     exploded = (
-        (fmax > config.explosion_fmax) | (rise > config.explosion_energy) | (away > config.explosion_displacement)
+        (fmax > config.explosion_fmax) | (rise > config.explosion_energy) | (farthest > config.explosion_displacement)
     )
-    at_rest = fmax <= config.fmax
-    too_long, stuck = progress.steps >= config.max_steps, progress.stuck > config.stuck_limit
-    if not bool((exploded | at_rest | too_long | stuck | progress.failed).any()):
+    at_rest, too_long = fmax <= config.fmax, progress.steps >= config.max_steps
+    never = torch.zeros_like(at_rest)
+    stuck = never if progress.stuck is None else progress.stuck > config.stuck_limit
+    failed = never if progress.failed is None else progress.failed
+    if not bool((exploded | at_rest | too_long | stuck | failed).any()):
         return None
     uphill = at_rest & (rise > config.energy_tolerance)
     broken = torch.zeros_like(at_rest)
@@ -96,7 +107,20 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
         (Reason.BROKEN, broken),
         (Reason.ENERGY_ABOVE_START, uphill),
         (Reason.EXPLODED, exploded),
-        (Reason.CALCULATOR_FAILED, progress.failed),
+        (Reason.CALCULATOR_FAILED, failed),
     ):
         reasons.masked_fill_(holds, ORDER.index(reason))
     return reasons
+
+
+def _nothing_happened(fmax: Tensor, rise: Tensor, progress: Progress, config: EnvConfig) -> bool:
+    """Whether the extremes of the whole batch alone tell that all episodes run on; most steps are so."""
+    if progress.failed is not None or progress.stuck is not None or progress.longest >= config.max_steps:
+        return False
+    least, most = torch.aminmax(fmax)
+    return (
+        config.fmax < float(least)
+        and float(most) <= config.explosion_fmax
+        and float(rise.max()) <= config.explosion_energy  # the total, at least that per atom
+        and progress.strayed <= config.explosion_displacement
+    )

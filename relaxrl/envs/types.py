@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -36,7 +38,6 @@ class StepResult:
     Attributes:
         graph: The structures after the step, before any ended episode is replaced.
         reward: (n_graphs,); the sum of `terms`.
-        atom_reward: (n_atoms,); the same terms atom by atom.
         terms: Each term of the reward by name, (n_graphs,).
         terminated: (n_graphs,), bool; converged.
         truncated: (n_graphs,), bool; ended for any other reason.
@@ -45,11 +46,11 @@ class StepResult:
         applied: (n_atoms, 3), Å; the corrected displacement, which is what happened.
         a_back: (n_graphs,); the fraction of `proposed` that was taken back.
         evaluations: (n_graphs,), int64; force evaluations of the episode so far, the one of its start included.
+        rate_atoms: Makes `atom_reward`, which not everyone needs.
     """
 
     graph: AtomGraph
     reward: Tensor
-    atom_reward: Tensor
     terms: dict[str, Tensor]
     terminated: Tensor
     truncated: Tensor
@@ -58,6 +59,12 @@ class StepResult:
     applied: Tensor
     a_back: Tensor
     evaluations: Tensor
+    rate_atoms: Callable[[], Tensor] = field(repr=False)
+
+    @cached_property
+    def atom_reward(self) -> Tensor:
+        """(n_atoms,); the terms of the reward atom by atom, their sum."""
+        return self.rate_atoms()
 
     @property
     def done(self) -> Tensor:

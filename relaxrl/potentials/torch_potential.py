@@ -13,9 +13,13 @@ from relaxrl.errors import CalculatorError
 from relaxrl.graph import AtomGraph, scatter_sum
 from relaxrl.neighbors import with_edges
 from relaxrl.potentials.base import Evaluation, Potential
+from relaxrl.potentials.parallel import on_all_cores
 from relaxrl.potentials.topology import EdgeCache, Part, Topology, one_of_each_pair
 
 MAX_ATOMIC_NUMBER = len(chemical_symbols) - 1
+_COLUMNS_AT_ONCE = 16
+"""Columns of a Hessian: enough to spread the cost of many small operations, and few enough for a processor's cache."""
+
 _LEAST_SQUARED_VOLUME = 1e-12
 """Square of the length, area or volume of a cell (Å, Å², Å³), below which its vectors count as zero or parallel."""
 
@@ -135,23 +139,26 @@ class TorchPotential(Potential):
     def hessian(self, graph: AtomGraph) -> list[Tensor]:
         """Second derivatives of each structure's energy, (3 n, 3 n) each, eV/Å².
 
-        Rows and columns run over atoms, then x, y, z. One column of all structures is computed at a time, so that the
-        cost is that of the largest structure.
+        Rows and columns run over atoms, then x, y, z. Columns are computed some at a time, the same ones of all
+        structures together, so that the cost is that of the largest structure.
 
         Args:
             graph: As for `energies`.
         """
         positions = graph.positions.detach().requires_grad_()
         _, forces = self.energies_and_forces(graph.replace(positions=positions))
-        sizes = (3 * graph.atoms_per_graph).tolist()
-        first = 3 * graph.ptr[:-1]
         widths = 3 * graph.atoms_per_graph
-        columns = positions.new_zeros((max(sizes), graph.n_atoms * 3))
-        for column in range(max(sizes)):
-            unit = positions.new_zeros(graph.n_atoms * 3)
-            unit[(first + column)[column < widths]] = 1.0
-            columns[column] = _hessian_times(forces, positions, unit.reshape(-1, 3)).flatten()
-        blocks = torch.split(columns, sizes, dim=1)
+        sizes: list[int] = widths.tolist()
+        entry = torch.arange(3 * graph.n_atoms, device=positions.device)
+        units = positions.new_zeros(max(sizes), 3 * graph.n_atoms)
+        units[entry - torch.repeat_interleave(3 * graph.ptr[:-1], widths), entry] = -1.0
+        columns = [
+            torch.autograd.grad(
+                forces, positions, some, retain_graph=True, materialize_grads=True, is_grads_batched=True
+            )[0]
+            for some in torch.split(units.reshape(max(sizes), -1, 3), _COLUMNS_AT_ONCE)
+        ]
+        blocks = torch.split(torch.cat(columns).flatten(1), sizes, dim=1)
         return [0.5 * (block[:size] + block[:size].T) for block, size in zip(blocks, sizes, strict=True)]
 
     def check_elements(self, graph: AtomGraph) -> None:
@@ -181,9 +188,9 @@ class TorchPotential(Potential):
     def _unknown_elements(self, graph: AtomGraph) -> dict[int, str]:
         if self.elements is None:
             return {}
-        known = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool, device=graph.atomic_numbers.device)
+        known = torch.zeros(MAX_ATOMIC_NUMBER + 1, dtype=torch.bool)
         known[sorted(self.elements)] = True
-        unknown = ~known[graph.atomic_numbers]
+        unknown = ~known.to(graph.atomic_numbers.device)[graph.atomic_numbers]
         if not bool(unknown.any()):
             return {}
         missing: dict[int, set[int]] = {}
@@ -194,7 +201,7 @@ class TorchPotential(Potential):
 
     def _evaluate_all(self, graph: AtomGraph, stress: bool) -> Evaluation:
         parts = self._edges(graph)
-        results = [self._evaluate_part(graph, part, stress) for part in parts]
+        results = on_all_cores(lambda part: self._evaluate_part(graph, part, stress), parts)
         energy, forces = (torch.cat([result[k] for result in results]) for k in (0, 1))
         tensor = None
         if stress:
@@ -217,8 +224,9 @@ class TorchPotential(Potential):
         topology, n_graphs = part.edges.topology, part.graphs.stop - part.graphs.start
         vectors = part.edges.vectors(graph.positions[part.atoms])
         atom_energies, gradients = self.energy_gradients(topology, vectors)
-        forces = topology.sum_to_atoms(gradients, topology.centre)
-        forces.index_add_(0, topology.neighbour, gradients, alpha=-1)
+        by_axis = gradients.T.contiguous()  # sums over rows of three take three times as long
+        sums = by_axis.new_zeros(3, len(topology.atomic_numbers)).index_add_(1, topology.centre, by_axis)
+        forces = sums.index_add_(1, topology.neighbour, by_axis, alpha=-1).T.contiguous()
         energy = scatter_sum(atom_energies, graph.graph_index[part.atoms] - part.graphs.start, n_graphs)
         virial = energy.new_empty(0)
         if stress:

@@ -50,7 +50,7 @@ def test_the_legal_fraction_is_that_of_the_full_check(size: float, potential: Po
     for step in range(30):
         moves = displaced(graph, size, generator)
         expected = correct(graph, moves, R_MIN, CUTOFF)
-        legal = clearance.legal(graph, moves, potential)
+        legal = clearance.legal(graph, moves, moves.norm(dim=1), potential)
         asked += legal is not None
         found = torch.zeros_like(expected.a_back) if legal is None else 1.0 - legal
         torch.testing.assert_close(found, expected.a_back, rtol=0.0, atol=1e-12)
@@ -71,7 +71,7 @@ def test_small_steps_need_no_look_at_pairs() -> None:
     with mock.patch.object(Clearance, "_parts", autospec=True, side_effect=Clearance._parts) as looked:
         for _ in range(10):
             moves = 0.02 * torch.cos(7 * graph.positions)
-            assert clearance.legal(graph, moves, EMT()) is None
+            assert clearance.legal(graph, moves, moves.norm(dim=1), EMT()) is None
             graph = graph.replace(positions=graph.positions + moves)
     assert looked.call_count == 1
 
@@ -81,14 +81,14 @@ def test_a_structure_in_doubt_is_the_only_one_that_is_looked_at() -> None:
     clearance = Clearance(CUTOFF, MAX_STEP)
     clearance.begin(graph, torch.full_like(graph.positions[:, 0], R_MIN / 2))
     moves = torch.zeros_like(graph.positions)
-    assert clearance.legal(graph, moves, AseEmt()) is None
+    assert clearance.legal(graph, moves, moves.norm(dim=1), AseEmt()) is None
     moves[0] = torch.tensor([0.35, 0.35, 0.0])
     moves[1] = -moves[0]
     with (
         mock.patch.object(topology, "pairs_within", wraps=topology.pairs_within) as made,
         mock.patch.object(Pairs, "of", side_effect=Pairs.of) as used,
     ):
-        clearance.legal(graph, moves, AseEmt())
+        clearance.legal(graph, moves, moves.norm(dim=1), AseEmt())
     assert made.call_count == 0
     ((centre, neighbour, _, _), _) = used.call_args
     assert set(graph.graph_index[torch.cat([centre, neighbour])].tolist()) == {0}

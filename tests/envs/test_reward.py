@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import pytest
@@ -10,6 +11,7 @@ from relaxrl.envs import RewardConfig, RewardWeights
 from relaxrl.envs.reward import (
     PRESETS,
     TERMS,
+    Felt,
     Step,
     atom_terms,
     base_term,
@@ -18,6 +20,7 @@ from relaxrl.envs.reward import (
     energy_term,
     log_term,
     structure_terms,
+    total,
 )
 from relaxrl.errors import ConfigError
 
@@ -31,14 +34,16 @@ def step() -> Step:
     """Two structures, of 2 and 1 atoms; |F| before: 5, 1 | 2, after: 3, 1 | 0.01."""
     before = torch.tensor([[3.0, 4.0, 0.0], [0.0, 0.0, 1.0], [0.0, 2.0, 0.0]], dtype=torch.float64)
     after = torch.tensor([[1.0, 2.0, 2.0], [1.0, 0.0, 0.0], [0.0, 0.0, -0.01]], dtype=torch.float64)
+    index = torch.tensor([0, 0, 1])
     return Step(
-        forces_before=before,
-        forces=after,
+        before=Felt.of(before, index, 2),
+        after=Felt.of(after, index, 2),
         energy_before=numbers(-3.0, -1.0),
         energy=numbers(-4.0, -1.5),
         a_back=numbers(0.25, 0.0),
         converged=torch.tensor([False, True]),
-        graph_index=torch.tensor([0, 0, 1]),
+        graph_index=index,
+        sizes=torch.tensor([2, 1]),
     )
 
 
@@ -100,6 +105,7 @@ def test_every_term_of_an_atom_is_the_number_computed_by_hand(step):
 def test_presets(step, preset, expected):
     terms = structure_terms(step, RewardConfig.preset(preset).weights)
     torch.testing.assert_close(torch.stack(list(terms.values())).sum(0), numbers(*expected))
+    torch.testing.assert_close(total(terms), numbers(*expected))
 
 
 def test_mixed_delta_is_the_default_and_all_presets_have_a_case_above():
@@ -138,3 +144,10 @@ def test_the_correction_costs_more_the_more_was_taken_back():
 def test_base_and_energy_terms():
     torch.testing.assert_close(base_term(numbers(2.0), numbers(1.0), 0.7, 0.3), numbers(-1.7))
     torch.testing.assert_close(energy_term(numbers(-1.0), numbers(-3.0), torch.tensor([4]), 2.0), numbers(1.0))
+
+
+def test_what_did_not_happen_is_worth_nothing(step):
+    quiet = dataclasses.replace(step, a_back=None, converged=None)
+    zeros = dataclasses.replace(step, a_back=numbers(0.0, 0.0), converged=torch.tensor([False, False]))
+    for make in (structure_terms, atom_terms):
+        assert torch.equal(total(make(quiet, ALL)), total(make(zeros, ALL)))
