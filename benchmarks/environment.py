@@ -13,7 +13,7 @@ import itertools
 
 import numpy as np
 import torch
-from ase.calculators.emt import EMT as AseEMT
+from ase.calculators import emt
 
 from benchmarks.timing import CELLS, Times, copper, machine, milliseconds, ratio, seconds, table
 from relaxrl.envs import EnvConfig, RelaxationEnv
@@ -33,27 +33,30 @@ class MakesEMT:
 
     name = "emt"
 
-    def create(self) -> AseEMT:
+    def create(self) -> emt.EMT:
         """A new one."""
-        return AseEMT()
+        return emt.EMT()
 
 
-def endless(max_steps: int = 10**9) -> EnvConfig:
+def endless(max_steps: int = 10**9, device: str = "cpu") -> EnvConfig:
     """Episodes that do not end before their last step, so that every step costs the same."""
     return EnvConfig(
         fmax=1e-12,
         max_steps=max_steps,
+        device=device,
         explosion_energy=1e9,
         explosion_fmax=1e9,
         explosion_displacement=1e9,
     )
 
 
-def environment(n_atoms: int, n_envs: int, potential: Potential, max_steps: int = 10**9) -> RelaxationEnv:
+def environment(
+    n_atoms: int, n_envs: int, potential: Potential, max_steps: int = 10**9, device: str = "cpu"
+) -> RelaxationEnv:
     """Episodes of a copper crystal."""
     atoms = copper(n_atoms)
     crystal = Crystal(id=f"Cu{len(atoms)}", atoms=atoms, parent="Cu", kind="minimum")
-    env = RelaxationEnv([crystal], potential, endless(max_steps), np.random.default_rng(0), n_envs)
+    env = RelaxationEnv([crystal], potential, endless(max_steps, device), np.random.default_rng(0), n_envs)
     env.reset()
     return env
 
@@ -95,7 +98,7 @@ def rollout_and_singles(n_atoms: int, n_envs: int, turns: int) -> tuple[Times, T
 
     ASE's calculator goes through the geometries of the first structure of the rollout, with its own list and its skin.
     """
-    env, bare, single = environment(n_atoms, n_envs, EMT(), ROLLOUT_STEPS), EMT(), AseEMT()
+    env, bare, single = environment(n_atoms, n_envs, EMT(), ROLLOUT_STEPS), EMT(), emt.EMT()
     bare.evaluate(env.graph)
     atoms, times = copper(n_atoms), []
     atoms.calc = single

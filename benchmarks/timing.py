@@ -1,4 +1,4 @@
-"""Timing that holds on a shared machine: what is compared is measured in turns, and ratios are medians over the turns."""
+"""Timing that holds on a shared machine: what is compared is measured in turns; ratios are medians over the turns."""
 
 from __future__ import annotations
 

@@ -48,12 +48,21 @@ class _There(torch.Tensor):
     def __torch_function__(cls, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.tolist:
             return args[0].held.tolist()
+        if func in (torch.Tensor.__getitem__, torch.Tensor.__setitem__):
+            args = (args[0], _as_tensors(args[1]), *args[2:])
         with torch._C.DisableTorchFunctionSubclass():
             return func(*args, **(kwargs or {}))
 
     @classmethod
     def __torch_dispatch__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return _run(func, args, kwargs or {})
+
+
+def _as_tensors(index: Any) -> Any:
+    """An index without lists of numbers, which would be made into tensors before anything is dispatched."""
+    if isinstance(index, tuple):
+        return tuple(_as_tensors(part) for part in index)
+    return torch.tensor(index, dtype=torch.int64) if isinstance(index, list) else index
 
 
 def _is_there(device: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import field
 from typing import Literal
 
@@ -61,13 +62,17 @@ class EnvConfig:
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Reward; see `RewardConfig`."""
 
-    device: str = "cpu"
-    """Where structures live and torch potentials are evaluated, `cuda` where there is one. Calculators of ASE work on
-    the CPU in any case."""
+    device: str | None = None
+    """Where structures live and torch potentials are evaluated, `cuda` where there is one. None: where the networks of
+    a training are, see `run.device`, otherwise the CPU. Calculators of ASE work on the CPU in any case."""
 
     features: tuple[str, ...] = ()
     """Names of the environment features that observations carry; see `relaxrl.envs.features.FEATURES`. None by
     default: the plain network needs none."""
+
+    def on(self, device: str) -> EnvConfig:
+        """A copy for this device, unless another one was asked for."""
+        return dataclasses.replace(self, device=self.device or device)
 
     def __post_init__(self) -> None:
         from relaxrl.envs.features import check_names

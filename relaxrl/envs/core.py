@@ -10,6 +10,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from relaxrl.device import torch_device
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.correction import WHOLLY
 from relaxrl.envs.features import environment_features
@@ -46,6 +47,7 @@ class RelaxationEnv:
         n_envs: Episodes side by side.
 
     Raises:
+        ConfigError: This machine does not have the device asked for.
         ValueError: There are no crystals, or `n_envs` is not positive.
         StructureError: A crystal has no atoms or a constraint other than `FixAtoms`.
 
@@ -77,6 +79,7 @@ class RelaxationEnv:
         self.config = config
         self.generator = generator
         self.n_envs = n_envs
+        self.device = torch_device(config.device or "cpu", "env.device")
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
         self._reward_weights = config.reward.weights
@@ -85,7 +88,7 @@ class RelaxationEnv:
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
         self._indices = [0] * n_envs
         self._steps, self._evaluations, self._reasons = (
-            torch.zeros(n_envs, dtype=torch.int64, device=config.device) for _ in range(3)
+            torch.zeros(n_envs, dtype=torch.int64, device=self.device) for _ in range(3)
         )
         self._stuck: Tensor | None = None  # (n_envs,), int64; None where no step was wholly taken back just now
         self._all_running = True
@@ -236,7 +239,7 @@ class RelaxationEnv:
                 f"the state has {n_crystals} crystals and {n_envs} slots, "
                 f"this environment {len(self.crystals)} and {self.n_envs}"
             )
-        device = self.config.device
+        device = self.device
         self._indices = state["indices"].tolist()
         self._graph = None if state["graph"] is None else AtomGraph(**state["graph"]).to(device)
         self._start = None if state["start"] is None else AtomGraph(**state["start"]).to(device)
@@ -262,7 +265,9 @@ class RelaxationEnv:
 
     def _begin(self, slots: list[int], indices: list[int]) -> AtomGraph:
         """Replace the episodes of some slots by new ones of the crystals asked for."""
-        new = draw_starts([self.crystals[index] for index in indices], self.potential, self.config, self.generator)
+        new = draw_starts(
+            [self.crystals[index] for index in indices], self.potential, self.config, self.generator, self.device
+        )
         first = new
         if self._graph is not None and self._start is not None and len(slots) < self.n_envs:
             order = torch.arange(self.n_envs)

@@ -194,14 +194,14 @@ class RelaxEnv(gymnasium.Env[Observation, Float32Array]):
             "numbers": self._padded(graph.atomic_numbers),
             "positions": self._padded(graph.positions),
             "forces": self._padded(graph.forces),
-            "cell": graph.cell[0].numpy().astype(np.float32),
-            "pbc": graph.pbc[0].numpy().astype(np.float32),
+            "cell": graph.cell[0].cpu().numpy().astype(np.float32),
+            "pbc": graph.pbc[0].cpu().numpy().astype(np.float32),
             "mask": mask,
         }
 
     def _padded(self, values: torch.Tensor) -> Float32Array:
         padded = np.zeros((self.n_max, *values.shape[1:]), dtype=np.float32)
-        padded[: len(values)] = values.clamp(-LARGEST, LARGEST).numpy()
+        padded[: len(values)] = values.clamp(-LARGEST, LARGEST).cpu().numpy()
         return padded
 
     def _info(self, graph: AtomGraph, result: StepResult | None) -> dict[str, Any]:

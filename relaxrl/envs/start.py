@@ -39,7 +39,11 @@ def free_atoms(crystal: Crystal) -> Tensor:
 
 
 def draw_starts(
-    crystals: Sequence[Crystal], potential: Potential, config: EnvConfig, generator: np.random.Generator
+    crystals: Sequence[Crystal],
+    potential: Potential,
+    config: EnvConfig,
+    generator: np.random.Generator,
+    device: torch.device | str = "cpu",
 ) -> AtomGraph:
     """A start for each crystal, with forces, energy and an empty history; all of them share calls of the potential.
 
@@ -51,6 +55,7 @@ def draw_starts(
         potential: Energies and forces.
         config: Options.
         generator: Source of the displacements.
+        device: Where the structures are put.
 
     Raises:
         StructureError: A start overlaps or explodes, in all attempts if the crystal is a minimum.
@@ -60,7 +65,7 @@ def draw_starts(
     places: list[int] = []
     pending = list(range(len(crystals)))
     for attempt in range(config.reset_attempts):
-        batch, errors = _evaluated([crystals[k] for k in pending], potential, config, generator)
+        batch, errors = _evaluated([crystals[k] for k in pending], potential, config, generator, device)
         again = []
         for place, error in sorted(errors.items()):
             # What is taken as it is would be the same again.
@@ -88,7 +93,11 @@ def draw_starts(
 
 
 def _evaluated(
-    crystals: Sequence[Crystal], potential: Potential, config: EnvConfig, generator: np.random.Generator
+    crystals: Sequence[Crystal],
+    potential: Potential,
+    config: EnvConfig,
+    generator: np.random.Generator,
+    device: torch.device | str,
 ) -> tuple[tuple[list[int], AtomGraph] | None, dict[int, RelaxRLError]]:
     """Starts with forces where they could be made, with their places, and what is wrong at the other places."""
     errors: dict[int, RelaxRLError] = {}
@@ -100,7 +109,7 @@ def _evaluated(
             errors[place] = StructureError(f"crystal {crystal.id}: {error}")
     if not drawn:
         return None, errors
-    places, batch = list(drawn), graph_from_atoms(list(drawn.values())).to(config.device)
+    places, batch = list(drawn), graph_from_atoms(list(drawn.values())).to(device)
     overlapping = overlaps(batch, radii_of(batch, config)).tolist()
     if any(overlapping):
         for place, overlap in zip(places, overlapping, strict=True):

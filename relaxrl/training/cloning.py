@@ -33,7 +33,7 @@ class Cloner(GradientTrainer[CloningConfig]):
 
     def __init__(self, config: CloningConfig, folder: RunFolder, progress: TrainingProgress | None = None) -> None:
         super().__init__(config, folder, progress)
-        self._energies = self.potential.evaluate(graph_from_atoms(self.minima)).energy
+        self._energies = self.potential.evaluate(graph_from_atoms(self.minima).to(config.run.device)).energy
 
     def build(self) -> Actor:
         """The actor."""
@@ -48,7 +48,8 @@ class Cloner(GradientTrainer[CloningConfig]):
         """Relative error of the way to the minimum, and the energy left, over the actor's own steps."""
         config = self.config
         chosen, graph = self.draw()
-        minima = graph_from_atoms([self.minima[k] for k in chosen]).positions
+        graph = graph.to(config.run.device)
+        minima = graph_from_atoms([self.minima[k] for k in chosen]).positions.to(graph.positions)
         lowest = self._energies[chosen]
         energy_weight = config.energy_weight if self.schedule >= config.energy_from else 0.0
         steps = config.unroll if self.schedule >= config.unroll_from else 1
@@ -57,7 +58,7 @@ class Cloner(GradientTrainer[CloningConfig]):
         usable = ~failed
         for step in range(steps):
             usable = usable & (max_force(graph) > SETTLED * config.fmax)
-            action = self.module(graph.to(config.run.device)).to(graph.positions)
+            action = self.module(graph).to(graph.positions)
             target = _without_drift(minima - graph.positions, graph)
             losses = cloning_loss(action, target, graph.graph_index, usable, "relative")
             displacement_losses.append(_mean(losses, usable))

@@ -113,7 +113,8 @@ class RunConfig:
     seed: int = 0
     """All randomness of the run comes from it."""
     device: str = "cpu"
-    """Of the networks; `cuda` where there is one. The environment stays on the CPU."""
+    """Of the networks, and of structures and torch potentials unless `env.device` names another; `cuda` where there is
+    one. Replay stays on the CPU."""
     steps: int | None = None
     """The run ends after this many environment steps of all slots together."""
     minutes: float | None = None

@@ -141,13 +141,13 @@ class DevelopmentSet:
                 first_action = action
             gates.append(actor.gate(chosen.to(device)).cpu())
             result = self.env.step(action)
-            rewards.append(result.reward)
+            rewards.append(result.reward.cpu())
             moved.append(torch.stack([result.applied[rows].norm(dim=-1), result.proposed[rows].norm(dim=-1)]))
             taken_back.append(result.a_back[running])
             graph = result.graph
             fmax_after[len(rewards)] = _geometric_mean(max_force(graph) / start_fmax)
-        converged = result.terminated
-        evaluations = self.env.evaluations
+        converged = result.terminated.cpu()
+        evaluations = self.env.evaluations.cpu()
         at_limit = torch.where(converged, evaluations, self.config.max_steps + 1)
         reference = torch.tensor(bfgs, dtype=torch.float64)
         ratios = torch.log(at_limit / reference)
@@ -160,7 +160,7 @@ class DevelopmentSet:
         q_start = _smaller(critic, begin.to(device), first_action.to(device))
         if bool((~converged).any()):  # what would have followed a truncated episode, by the critic's own estimate
             beyond = _smaller(critic, graph.to(device), learner.act(graph.to(device)))
-            realised = realised + torch.where(converged, 0.0, learner.config.gamma**self.env.steps * beyond)
+            realised = realised + torch.where(converged, 0.0, learner.config.gamma ** self.env.steps.cpu() * beyond)
         figures = Figures(
             t_total=t_total,
             actual_move=float(actual.mean()),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
 from relaxrl.agents import Agent
+from relaxrl.device import torch_device
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import MetricSink
@@ -53,6 +54,7 @@ class GradientTrainer(ABC, Generic[C]):
         self.config = config
         self.folder = folder
         self.progress = progress or TrainingProgress(self.method, enabled=False)
+        device = torch_device(config.run.device, "run.device")
         self.generators = Generators(config.run.seed)
         self.potential = parse_calculator(config.calculator).potential()
         train, self.development = load_crystals(
@@ -63,7 +65,7 @@ class GradientTrainer(ABC, Generic[C]):
         self.starts = development_starts(
             self.development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
         )
-        self.module = self.build().to(config.run.device)
+        self.module = self.build().to(device)
         self.average = _average(self.module, config.ema_decay)
         self.optimizer = torch.optim.Adam(self.module.parameters(), config.learning_rate)
         self.meters = Meters()

@@ -24,6 +24,7 @@ from relaxrl.agents import (
     start_from,
     train_only_heads,
 )
+from relaxrl.device import torch_device
 from relaxrl.envs import RelaxationEnv
 from relaxrl.metrics import MetricSink
 from relaxrl.nn import Actor, RankedActor, RankedActorConfig, build_actor, build_critic
@@ -57,6 +58,7 @@ class Trainer:
         self.config = config
         self.folder = folder
         self.progress = progress or TrainingProgress("training", enabled=False)
+        device = torch_device(config.run.device, "run.device")
         self.generators = Generators(config.run.seed)
         potential: Potential = parse_calculator(config.calculator).potential()
         train, development = load_crystals(
@@ -65,18 +67,19 @@ class Trainer:
         check_expert(config.expert, train)
         self.crystals: list[Crystal] = train
 
-        env = RelaxationEnv(train, potential, config.env, self.generators.numpy("env"), config.run.n_envs)
+        env_config = config.env.on(config.run.device)
+        env = RelaxationEnv(train, potential, env_config, self.generators.numpy("env"), config.run.n_envs)
         starts = development_starts(
             development, config.evaluation.count, config.env.rattle, np.random.default_rng(config.evaluation.seed)
         )
-        self.development = DevelopmentSet(starts, potential, config.env, config.evaluation.steps)
+        self.development = DevelopmentSet(starts, potential, env_config, config.evaluation.steps)
 
-        self.actor = build_actor(config.actor, self.generators.torch("actor")).to(config.run.device)
+        self.actor = build_actor(config.actor, self.generators.torch("actor")).to(device)
         if config.init_agent is not None:
             start_from(self.actor, load_agent(config.init_agent), config.init_agent)
         if config.trained == "heads":
             train_only_heads(self.actor)
-        self.critic = build_critic(config.critic, self.generators.torch("critic")).to(config.run.device)
+        self.critic = build_critic(config.critic, self.generators.torch("critic")).to(device)
         self.policy: Actor | RankedActor = self.actor
         if config.candidates is None:
             self.learner = TD3(self.actor, self.critic, config.td3)

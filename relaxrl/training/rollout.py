@@ -100,7 +100,7 @@ class Rollout:
         """
         graph = self.env.graph
         result = self.env.step(self._actions(graph, t_total))
-        self._returns += result.reward
+        self._returns += result.reward.cpu()
         self._measure(result)
         transition = Transition.of_step(
             graph,
@@ -110,10 +110,10 @@ class Rollout:
             result.atom_reward,
             result.graph,
             result.terminated,
-        )
+        ).to("cpu")  # where replay is
         taken = np.zeros_like(self._driven) if expert_only else self._draw_takeovers(result, t_total)
         # A step before a change of driver is the last that may be joined with those before it.
-        last = result.done | torch.from_numpy(taken)
+        last = result.done.cpu() | torch.from_numpy(taken)
         agent = self._joined("agent", transition, last, ~self._driven)
         expert = self._joined("expert", transition, last, self._driven)
         self._driven |= taken
@@ -148,7 +148,8 @@ class Rollout:
         """Note who drives the episodes that begin in these slots."""
         if not slots:
             return
-        crystals = [self.env.crystals[index] for index in self.env.indices[list(slots)].tolist()]
+        indices = self.env.indices.tolist()
+        crystals = [self.env.crystals[indices[slot]] for slot in slots]
         self.expert.reset(slots, [known_minimum(crystal) for crystal in crystals])
         drawn = draw_expert_episodes(self.config, len(slots), self.choices, t_total)
         self._driven[list(slots)] = True if expert_only else drawn
@@ -161,7 +162,7 @@ class Rollout:
         if chance <= 0:
             return np.zeros_like(self._driven)
         drawn = self.choices.random(self.env.n_envs) < chance
-        taken: BoolArray = drawn & ~self._driven & ~result.done.numpy()
+        taken: BoolArray = drawn & ~self._driven & ~result.done.cpu().numpy()
         return taken
 
     def _actions(self, graph: AtomGraph, t_total: int) -> Tensor:
@@ -177,7 +178,7 @@ class Rollout:
             noisy = explore(policy, chosen, self.exploration, self.learner.config.max_step, self.noise, t_total)
             displacement[_rows(graph, ~self._driven)] = noisy.to(displacement)
         if len(by_expert):
-            shown = self.expert.propose(graph.select(by_expert.tolist()), by_expert.tolist())
+            shown = self.expert.propose(graph.select(by_expert.tolist()).to("cpu"), by_expert.tolist())
             displacement[_rows(graph, self._driven)] = shown.to(displacement)
         return displacement
 
@@ -190,7 +191,7 @@ class Rollout:
 
     def _measure(self, result: StepResult) -> None:
         """Moves, corrections and terms of the reward in the agent's slots."""
-        slots = torch.from_numpy(~self._driven)
+        slots = torch.from_numpy(~self._driven).to(result.done.device)
         count = int(slots.sum())
         if not count:
             return
@@ -241,4 +242,4 @@ def known_minimum(crystal: Crystal) -> FloatArray | None:
 
 def _rows(graph: AtomGraph, slots: BoolArray) -> Tensor:
     """Which atoms belong to these slots, (n_atoms,), bool."""
-    return torch.from_numpy(slots)[graph.graph_index]
+    return torch.from_numpy(slots).to(graph.graph_index.device)[graph.graph_index]
