@@ -191,6 +191,8 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
         stderr=subprocess.PIPE,
         env=os.environ,
         text=True,
+        # A job started in the background of a shell ignores Ctrl-C, and its children with it.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     calls = tmp_path / "calls"
     deadline = time.monotonic() + 60

@@ -192,7 +192,7 @@ def test_the_method_chooses_the_configuration(tmp_path: Path):
 
 def test_an_unknown_method_is_named():
     with pytest.raises(
-        ConfigError, match="`method` must be one of td3, cloning, constraints, got 'clonning'; did you mean `cloning`"
+        ConfigError, match=r"`method` must be one of td3, cloning, .*, got 'clonning'; did you mean `cloning`"
     ):
         load_run_config(METALS | {"method": "clonning"})
     with pytest.raises(ConfigError, match=r"override `method=sac`: `method` must be one of td3, .*, got 'sac'"):

@@ -94,13 +94,19 @@ def test_the_policys_reach_is_the_agents_unless_it_is_given() -> None:
             move[0, 0] = 1.4
             return move
 
+    class Recorded(EMT):
+        """Keeps where it was asked."""
+
+        def calculate(self, atoms: Any = None, *arguments: Any) -> None:
+            super().calculate(atoms, *arguments)
+            asked.append(atoms.positions.copy())
+
     reached = []
     for maxstep in (None, 0.3):
-        atoms = Atoms("Cu2", [[0, 0, 0], [6.0, 0, 0]], calculator=EMT())
-        optimizer = RLOptimizer(atoms, agent=Far(), maxstep=maxstep, logfile=None)
-        proposal = optimizer._ask_agent(optimizer._locate())
-        assert proposal is not None
-        reached.append(float(np.abs(proposal).max()))
+        asked: list[Any] = []
+        atoms = Atoms("Cu2", [[0, 0, 0], [4.0, 0, 0]], calculator=Recorded())
+        RLOptimizer(atoms, agent=Far(), maxstep=maxstep, logfile=None).run(fmax=1e-6, steps=1)
+        reached.append(float(np.abs(asked[1] - asked[0]).max()))
     assert reached == pytest.approx([1.4, 0.3])
 
 
