@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint nightly wheel clean
+.PHONY: demo test lint nightly bench wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -13,9 +13,9 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-demo: $(STAMP) ## train an agent on the metals set; compare it and the shipped one with BFGS on crystals they have never seen
+demo: $(STAMP) ## train an agent on the metals set; compare it and the shipped ones with BFGS on crystals they have never seen
 	$(BIN)/relaxrl train configs/demo.yaml run.dir=$(DEMO)
-	$(BIN)/relaxrl evaluate --agent $(DEMO) metals --structures metals:test --calculator emt --workers 2 \
+	$(BIN)/relaxrl evaluate --agent $(DEMO) metals metals-planner --structures metals:test --calculator emt --workers 2 \
 		--methods BFGS,BFGSLineSearch,BFGS-alpha10,GoodOldQuasiNewton,FIRE,untrained --out $(DEMO)/evaluation
 
 test: $(STAMP) lint wheel ## all checks and the tests but the slow ones
@@ -29,6 +29,9 @@ lint: $(STAMP) ## style, types, import directions
 
 nightly: $(STAMP) ## the slow learning tests too
 	$(BIN)/python -m pytest
+
+bench: $(STAMP) ## measure speed, write the tables of docs/benchmarks.md
+	$(BIN)/python -m benchmarks
 
 wheel: $(STAMP) ## build the wheel from the sdist, install it into an empty environment, use it away from the checkout
 	PYTHON=$(abspath $(BIN)/python) sh tests/wheel_check.sh
