@@ -30,7 +30,7 @@ lint: $(STAMP) ## style, types, import directions
 nightly: $(STAMP) ## the slow learning tests too
 	$(BIN)/python -m pytest
 
-bench: $(STAMP) ## measure speed, write the tables of docs/benchmarks.md
+bench: $(STAMP) ## measure speed, and write the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
 wheel: $(STAMP) ## build the wheel from the sdist, install it into an empty environment, use it away from the checkout

@@ -95,6 +95,16 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes; with several, seconds compare less (default: 1)"
     )
+    parser.add_argument(
+        "--together",
+        type=int,
+        default=1,
+        metavar="N",
+        help="relax N structures side by side, with one call of a torch potential and of the agent (default: 1)",
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="of agents, and of the potential with --together: cpu or cuda (default: cpu)"
+    )
     parser.set_defaults(run=run)
 
 
@@ -152,6 +162,8 @@ def run(args: argparse.Namespace) -> int:
                 seed=args.seed,
                 seconds=args.time_limit,
                 workers=args.workers,
+                together=args.together,
+                device=args.device,
                 on_record=on_record,
             )
         except KeyboardInterrupt:

@@ -15,14 +15,16 @@ from typing import Any, TypeAlias
 
 from ase import Atoms
 
+from relaxrl.device import torch_device
 from relaxrl.errors import ConfigError, RelaxRLError, StructureError
 from relaxrl.evaluation.methods import AGENT_PREFIX, ORACLE, STANDARD, check_methods
 from relaxrl.evaluation.oracle import newton_oracle
 from relaxrl.evaluation.run import Limits, RunRecord, Start, run_method
 from relaxrl.evaluation.summary import SetSummary, summarize
+from relaxrl.evaluation.together import run_together
 from relaxrl.optimize import Policy
 from relaxrl.optimize.policy import load_policy
-from relaxrl.potentials import CalculatorSpec, parse_calculator
+from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal, perturb, read_structures
 
@@ -80,6 +82,8 @@ def evaluate(
     seed: int = 0,
     seconds: float | None = None,
     workers: int = 1,
+    together: int = 1,
+    device: str = "cpu",
     on_record: Callable[[RunRecord, int, int], None] | None = None,
 ) -> Comparison:
     """Relax the same structures with agents and classical optimizers, and count their force evaluations.
@@ -100,6 +104,9 @@ def evaluate(
         seed: Of the random displacements and of the bootstrap.
         seconds: Limit of each run, in wall-clock time; None for no limit.
         workers: Processes. More than one makes the seconds less comparable.
+        together: Structures relaxed side by side, with one call of the potential and of the agent for all of them; for
+            calculators with a torch potential. The seconds of each are then an equal part of those of all.
+        device: Of agents, and of the potential where structures are relaxed side by side.
         on_record: Called with each outcome, how many there are, and how many there will be.
 
     Returns:
@@ -123,12 +130,22 @@ def evaluate(
             "expected fmax > 0, steps >= 1, rattle >= 0, seconds > 0 and workers >= 1, got "
             f"fmax={fmax}, steps={steps}, rattle={rattle}, seconds={seconds}, workers={workers}"
         )
+    if together < 1 or (together > 1 and (workers > 1 or seconds is not None)):
+        raise ConfigError(
+            "expected together >= 1, and neither workers nor a limit of seconds beside more than one, got "
+            f"together={together}, workers={workers}, seconds={seconds}"
+        )
     limits = Limits(fmax, steps, seconds, _also(also, fmax))
     names = check_methods(methods)
     spec = parse_calculator(calculator)
     spec.create()  # tells at once what is wrong with it
     if ORACLE in names:
         newton_oracle(spec)  # likewise
+    if together > 1 and not isinstance(spec.potential(), TorchPotential):
+        raise ConfigError(f"together={together} needs a torch potential, and the calculator {spec.name} has none")
+    place = torch_device(device, "device")
+    if workers > 1 and place.type != "cpu":
+        raise ConfigError(f"expected device=cpu with workers={workers}, got {device}; use `together` instead")
     agents = _agents(agent)
     starts = starting_points(structures, rattle, seed)
     for start in starts:
@@ -136,7 +153,11 @@ def evaluate(
     labels = [*(AGENT_PREFIX + name for name in agents), *names]
     jobs = [(start, method) for start in starts for method in labels]
     outcomes: dict[tuple[str, str], RunRecord] = {}
-    runs = _in_processes(jobs, spec, limits, agents, workers) if workers > 1 else _here(jobs, spec, limits, agents)
+    if workers > 1:
+        runs = _in_processes(jobs, spec, limits, agents, workers)
+    else:
+        policies = {name: _on(_loaded(item), device) for name, item in agents.items()}
+        runs = _side_by_side(starts, labels, spec, limits, policies, together, device)
     for record in runs:
         outcomes[record.structure, record.method] = record
         if on_record is not None:
@@ -218,11 +239,31 @@ def _checked(agent: AgentLike) -> Policy:
     return policy
 
 
-def _here(
-    jobs: Sequence[tuple[Start, str]], spec: CalculatorSpec, limits: Limits, agents: dict[str, AgentLike]
+def _on(policy: Policy, device: str) -> Policy:
+    """The policy, its networks moved where it has some."""
+    actor: Any = getattr(policy, "actor", None)
+    if callable(getattr(actor, "to", None)):
+        actor.to(device)
+    return policy
+
+
+def _side_by_side(
+    starts: Sequence[Start],
+    methods: Sequence[str],
+    spec: CalculatorSpec,
+    limits: Limits,
+    agents: dict[str, Policy],
+    together: int,
+    device: str,
 ) -> Iterator[RunRecord]:
-    for start, method in jobs:
-        yield _job(start, method, spec, limits, agents)
+    """So many structures at once, each group by one method after another."""
+    for first in range(0, len(starts), together):
+        group = starts[first : first + together]
+        for method in methods:
+            if together == 1:
+                yield run_method(group[0], method, spec, limits, agents)
+            else:
+                yield from run_together(group, method, spec, limits, agents, device)
 
 
 def _in_processes(

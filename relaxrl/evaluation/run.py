@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from ase import Atoms
@@ -132,14 +134,27 @@ def run_method(
         limits: When to stop.
         agents: Loaded agents by NAME.
     """
+    with quiet():
+        return run_with(start, method, calculator.create(), limits, agents or {}, calculator)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No warnings: optimizers warn of what the record holds anyway (steps too long, line searches that fail)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def run_with(
+    start: Start, method: str, made: Any, limits: Limits, agents: Mapping[str, Policy], calculator: CalculatorSpec
+) -> RunRecord:
+    """`run_method` with a calculator that was `made` already, and with all its warnings."""
     atoms = start.atoms.copy()
     counter = _TimedCounter(limits.seconds)
-    atoms.calc = CountedCalculator(calculator.create(), counter, start.structure)
+    atoms.calc = CountedCalculator(made, counter, start.structure)
     began = time.perf_counter()
-    with warnings.catch_warnings():
-        # Optimizers warn of what the record holds anyway (steps too long, line searches that fail).
-        warnings.simplefilter("ignore")
-        converged, reason, handover = _relax(atoms, method, limits, agents or {}, calculator)
+    converged, reason, handover = _relax(atoms, method, limits, agents, calculator)
     seconds = time.perf_counter() - began
     # Before energy and forces are asked for: an optimizer may end at a geometry that has to be evaluated again.
     spent, distinct, trace = counter.count, counter.distinct, list(counter.fmaxs)
