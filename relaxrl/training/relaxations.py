@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
 from relaxrl.agents import Agent
 from relaxrl.errors import CalculatorError
-from relaxrl.evaluation.together import together
-from relaxrl.optimize import Policy, RLOptimizer
+from relaxrl.optimize import RLOptimizer
 from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, TorchCalculator
 from relaxrl.structures import Crystal
 
@@ -37,23 +36,19 @@ def judge_as_optimizer(
         `eval/ratio_to_bfgs` (geometric mean), `eval/converged`, `eval/evaluations` (mean), `eval/evaluations_max` and
         `eval/handed_over`, the share of relaxations that the agent did not end by itself.
     """
-
-    def job(start: Crystal) -> Callable[[Potential, Policy | None], tuple[int, bool, bool]]:
-        def run(shared: Potential, policy: Policy | None) -> tuple[int, bool, bool]:
-            counter = EvaluationCounter()
-            atoms = start.atoms.copy()
-            atoms.calc = CountedCalculator(TorchCalculator(shared), counter)
-            optimizer = RLOptimizer(atoms, agent=policy, logfile=None)
-            try:
-                done = optimizer.run(fmax=fmax, steps=max_steps)
-            except CalculatorError:
-                done = False
-            return counter.count if done else max(counter.count, max_steps), done, not optimizer.agent_in_charge
-
-        return run
-
-    jobs = [job(start) for start in starts]
-    counts, converged, handed_over = zip(*together(jobs, potential, agent), strict=True)
+    counts, converged, handed_over = [], [], []
+    for start in starts:
+        counter = EvaluationCounter()
+        atoms = start.atoms.copy()
+        atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
+        optimizer = RLOptimizer(atoms, agent=agent, logfile=None)
+        try:
+            done = optimizer.run(fmax=fmax, steps=max_steps)
+        except CalculatorError:
+            done = False
+        converged.append(done)
+        handed_over.append(not optimizer.agent_in_charge)
+        counts.append(counter.count if done else max(counter.count, max_steps))
     ratios = np.log(np.asarray(counts) / np.asarray(bfgs))
     return {
         "eval/ratio_to_bfgs": math.exp(float(ratios.mean())),
