@@ -25,6 +25,7 @@ _HOMES = {
 
 # Here, because worker processes know the name "relaxrl:relaxrl/Relax-v0" only; the entry point is imported when made.
 gymnasium.register(id="relaxrl/Relax-v0", entry_point="relaxrl.envs.gym_env:RelaxEnv")
+gymnasium.register(id="relaxrl/RelaxFlat-v0", entry_point="relaxrl.envs.gym_env:RelaxFlatEnv")
 
 
 def __getattr__(name: str) -> Any:

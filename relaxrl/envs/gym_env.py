@@ -1,35 +1,20 @@
-"""`relaxrl/Relax-v0`: the environment as Gymnasium has it, one structure at a time, padded to a fixed shape."""
+"""`relaxrl/Relax-v0` and `relaxrl/RelaxFlat-v0`: the environment as Gymnasium has it, one structure at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import gymnasium
-import numpy as np
-import torch
-from gymnasium import spaces
-from numpy.typing import NDArray
 
-from relaxrl.config import from_dict
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.core import RelaxationEnv
-from relaxrl.envs.reward import TERMS
-from relaxrl.envs.types import StepResult
-from relaxrl.errors import StructureError
-from relaxrl.graph import AtomGraph, max_force
-from relaxrl.potentials import CalculatorSpec, parse_calculator
-from relaxrl.structures import Crystal, read_structures
+from relaxrl.envs.task import Calculator, Structures, Task
+from relaxrl.envs.views import FlatView, PaddedView, information, of_one
 from relaxrl.typing import StateDict
 
-Float32Array = NDArray[np.float32]
-Observation = dict[str, Any]  # of float32 arrays; Gymnasium's type of a Dict space
 
-LARGEST = 1e6
-"""Bound of positions (Å), cells (Å) and forces (eV/Å) in observations; some libraries refuse infinite bounds."""
-
-
-class RelaxEnv(gymnasium.Env[Observation, Float32Array]):
+class RelaxEnv(gymnasium.Env[Any, Any]):
     """Relax atomic structures in few force evaluations.
 
     ## Description
@@ -100,48 +85,31 @@ class RelaxEnv(gymnasium.Env[Observation, Float32Array]):
         ConfigError: The config has a wrong key or value.
     """
 
+    view_type: ClassVar[type[PaddedView]] = PaddedView
+
     def __init__(
         self,
-        structures: str | Sequence[str] | Sequence[Crystal] = "metals:train",
-        calculator: str | CalculatorSpec | Callable[..., Any] = "emt",
+        structures: Structures = "metals:train",
+        calculator: Calculator = "emt",
         config: EnvConfig | Mapping[str, Any] | None = None,
         n_max: int | None = None,
         render_mode: None = None,
     ) -> None:
-        self.crystals = _crystals(structures)
-        self.config = config if isinstance(config, EnvConfig) else from_dict(EnvConfig, config or {}, source="config")
+        self.task = Task.of(structures, calculator, config, n_max)
         self.render_mode = render_mode
-        largest = max(self.crystals, key=lambda crystal: len(crystal.atoms))
-        self.n_max = len(largest.atoms) if n_max is None else n_max
-        if len(largest.atoms) > self.n_max:
-            raise StructureError(f"crystal {largest.id} has {len(largest.atoms)} atoms, more than n_max = {self.n_max}")
-        self._calculator = parse_calculator(calculator)
-        for crystal in self.crystals:
-            self._calculator.check(crystal.atoms, crystal.id)
+        self.view = self.view_type(self.task.n_max)
+        self.observation_space = self.view.observation_space
+        self.action_space = self.view.action_space
         self._core: RelaxationEnv | None = None
-        per_atom, per_component = (self.n_max,), (self.n_max, 3)
-        self.observation_space = spaces.Dict(
-            {
-                "numbers": spaces.Box(0, 118, per_atom, np.float32),
-                "positions": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
-                "forces": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
-                "cell": spaces.Box(-LARGEST, LARGEST, (3, 3), np.float32),
-                "pbc": spaces.Box(0, 1, (3,), np.float32),
-                "mask": spaces.Box(0, 1, per_atom, np.float32),
-            }
-        )
-        self.action_space = spaces.Box(-1.0, 1.0, (3 * self.n_max,), np.float32)
 
     @property
     def core(self) -> RelaxationEnv:
         """The environment behind this view."""
         if self._core is None:
-            self._core = RelaxationEnv(self.crystals, self._calculator.potential(), self.config, self.np_random)
+            self._core = self.task.core(self.np_random)
         return self._core
 
-    def reset(
-        self, *, seed: int | None = None, options: dict[str, Any] | None = None
-    ) -> tuple[Observation, dict[str, Any]]:
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Begin an episode.
 
         Args:
@@ -155,71 +123,28 @@ class RelaxEnv(gymnasium.Env[Observation, Float32Array]):
         core = self.core
         core.generator = self.np_random
         asked = (options or {}).get("structure")
-        graph = core.reset(None if asked is None else [self._index(asked)])
-        return self._observation(graph), self._info(graph, None)
+        graph = core.reset(None if asked is None else [self.task.index(asked)])
+        return self.view.observation(graph), of_one(information(core, None, self.task.n_max))
 
-    def step(self, action: Float32Array) -> tuple[Observation, float, bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """Displace the atoms.
 
         Args:
-            action: (3 * n_max,), in [-1, 1]; see the class.
+            action: A member of the action space; see the class.
+
+        Raises:
+            ValueError: The action has another shape or is not finite.
+            RuntimeError: There was no `reset` before.
         """
         core = self.core
-        expected = (3 * self.n_max,)
-        if np.shape(action) != expected:
-            raise ValueError(f"`action` must have shape {expected} (3 * n_max), got {np.shape(action)}")
-        vectors = np.asarray(action, dtype=np.float64).reshape(self.n_max, 3)[: core.graph.n_atoms]
-        result = core.step(torch.from_numpy(self.config.max_step * vectors))
+        result = core.step(self.view.displacement(action, core.graph, self.task.config.max_step))
         return (
-            self._observation(result.graph),
+            self.view.observation(result.graph),
             float(result.reward),
             bool(result.terminated),
             bool(result.truncated),
-            self._info(result.graph, result),
+            of_one(information(core, result, self.task.n_max)),
         )
-
-    def _index(self, asked: int | str) -> int:
-        if isinstance(asked, str):
-            for index, crystal in enumerate(self.crystals):
-                if crystal.id == asked:
-                    return index
-            raise ValueError(f"there is no structure `{asked}`; the first is `{self.crystals[0].id}`")
-        return asked
-
-    def _observation(self, graph: AtomGraph) -> Observation:
-        assert graph.forces is not None, "set by the core"
-        mask = np.zeros(self.n_max, dtype=np.float32)
-        mask[: graph.n_atoms] = 1.0
-        return {
-            "numbers": self._padded(graph.atomic_numbers),
-            "positions": self._padded(graph.positions),
-            "forces": self._padded(graph.forces),
-            "cell": graph.cell[0].cpu().numpy().astype(np.float32),
-            "pbc": graph.pbc[0].cpu().numpy().astype(np.float32),
-            "mask": mask,
-        }
-
-    def _padded(self, values: torch.Tensor) -> Float32Array:
-        padded = np.zeros((self.n_max, *values.shape[1:]), dtype=np.float32)
-        padded[: len(values)] = values.clamp(-LARGEST, LARGEST).cpu().numpy()
-        return padded
-
-    def _info(self, graph: AtomGraph, result: StepResult | None) -> dict[str, Any]:
-        core = self.core
-        nothing = torch.zeros_like(graph.positions)
-        terms = {f"reward_{name}": 0.0 if result is None else float(result.terms[name]) for name in TERMS}
-        return {
-            "proposed": self._padded(nothing if result is None else result.proposed),
-            "corrected": self._padded(nothing if result is None else result.applied),
-            "a_back": 0.0 if result is None else float(result.a_back),
-            **terms,
-            "force_evaluations": int(core.evaluations),
-            "reason": "" if result is None else result.reason[0],
-            "is_success": False if result is None else bool(result.terminated),
-            "energy": 0.0 if graph.energy is None else float(graph.energy),
-            "fmax": float(max_force(graph)),
-            "structure": self.crystals[int(core.indices)].id,
-        }
 
     def __getstate__(self) -> StateDict:
         # A potential may not pickle; the state of the episode does.
@@ -231,12 +156,12 @@ class RelaxEnv(gymnasium.Env[Observation, Float32Array]):
             self.core.load_state_dict(state["_core"])
 
 
-def _crystals(structures: str | Sequence[str] | Sequence[Crystal]) -> Sequence[Crystal]:
-    if isinstance(structures, str):
-        return read_structures([structures])
-    crystals: list[Crystal] = []
-    for item in structures:
-        crystals.extend([item] if isinstance(item, Crystal) else read_structures([item]))
-    if not crystals:
-        raise StructureError("`structures` is empty; the environment needs at least one")
-    return crystals
+class RelaxFlatEnv(RelaxEnv):
+    """`RelaxEnv` with its observation as one row of numbers, for libraries that take nothing else.
+
+    `relaxrl/RelaxFlat-v0`. The observation space is `Box((8 * n_max + 12,), float32)`: what
+    `gymnasium.wrappers.FlattenObservation` makes of `relaxrl/Relax-v0`, that is cell, forces, mask, numbers, pbc and
+    positions, one after the other. All else is that of `RelaxEnv`, arguments included.
+    """
+
+    view_type = FlatView

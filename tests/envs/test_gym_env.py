@@ -52,7 +52,7 @@ def test_spaces_are_flat_boxes_of_one_shape(env):
 def test_observations_are_the_structure_and_ases_forces(env):
     for index, (n, periodic) in enumerate([(4, 1.0), (3, 0.0), (8, 1.0)]):
         observation, info = env.reset(seed=1, options={"structure": index})
-        atoms = env.unwrapped.crystals[index].atoms.copy()
+        atoms = env.unwrapped.task.crystals[index].atoms.copy()
         atoms.positions = observation["positions"][:n]
         atoms.calc = EMT()
         np.testing.assert_array_equal(observation["numbers"][:n], atoms.numbers)
@@ -200,7 +200,7 @@ def test_structures_come_from_files_too(tmp_path):
 
 
 def test_a_configuration_object_or_a_mapping_will_do(crystals):
-    assert RelaxEnv(crystals, config=EnvConfig(fmax=0.2)).config == RelaxEnv(crystals, config={"fmax": 0.2}).config
+    assert RelaxEnv(crystals, config=EnvConfig(fmax=0.2)).task == RelaxEnv(crystals, config={"fmax": 0.2}).task
     with pytest.raises(ConfigError, match="fmx"):
         RelaxEnv(crystals, config={"fmx": 0.2})
 
@@ -245,3 +245,17 @@ def test_no_arguments_are_needed():
     _, info = env.reset(seed=0)
     assert info["structure"].startswith("metals:train#")
     assert info["fmax"] > 0.05
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_an_action_that_is_no_number_is_refused(env, bad):
+    env.reset(seed=0)
+    action = np.zeros(24)
+    action[4] = bad
+    with pytest.raises(ValueError, match="`action` must be finite"):
+        env.unwrapped.step(action)
+
+
+def test_an_unknown_set_is_refused_by_name():
+    with pytest.raises(StructureError, match="metls"):
+        RelaxEnv("metls")

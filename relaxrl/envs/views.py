@@ -1,0 +1,164 @@
+"""How structures appear as arrays, and arrays as displacements: what a library's spaces hold."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+
+from relaxrl.envs.core import RelaxationEnv
+from relaxrl.envs.reward import TERMS
+from relaxrl.envs.types import StepResult
+from relaxrl.graph import AtomGraph, max_force
+
+Float32Array = NDArray[np.float32]
+
+LARGEST = 1e6
+"""Bound of positions (Å), cells (Å) and forces (eV/Å) in observations; some libraries refuse infinite bounds."""
+
+
+class PaddedView:
+    """Structures as a Dict of float32 boxes of fixed shape, padded with zeros; displacements as one row of numbers.
+
+    Args:
+        n_max: Atoms there is room for.
+    """
+
+    def __init__(self, n_max: int) -> None:
+        self.n_max = n_max
+        per_atom, per_component = (n_max,), (n_max, 3)
+        self.boxes = spaces.Dict(
+            {
+                "numbers": spaces.Box(0, 118, per_atom, np.float32),
+                "positions": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
+                "forces": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
+                "cell": spaces.Box(-LARGEST, LARGEST, (3, 3), np.float32),
+                "pbc": spaces.Box(0, 1, (3,), np.float32),
+                "mask": spaces.Box(0, 1, per_atom, np.float32),
+            }
+        )
+        # One-dimensional: RLlib and CleanRL can't do with anything else.
+        self.action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (3 * n_max,), np.float32)
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The space of one structure."""
+        return self.boxes
+
+    def observations(self, graph: AtomGraph) -> Any:
+        """A batch of structures: fresh arrays (n_graphs, ...), of which each row belongs to `observation_space`."""
+        return self.arrays(graph)
+
+    def observation(self, graph: AtomGraph) -> Any:
+        """The only structure of a batch of one."""
+        return {key: rows[0] for key, rows in self.arrays(graph).items()}
+
+    def arrays(self, graph: AtomGraph) -> dict[str, Float32Array]:
+        """A batch of structures by key, (n_graphs, ...)."""
+        assert graph.forces is not None, "set by the core"
+        return {
+            "numbers": padded(graph.atomic_numbers, graph, self.n_max),
+            "positions": padded(graph.positions, graph, self.n_max),
+            "forces": padded(graph.forces, graph, self.n_max),
+            "cell": graph.cell.cpu().numpy().astype(np.float32),
+            "pbc": graph.pbc.cpu().numpy().astype(np.float32),
+            "mask": padded(torch.ones_like(graph.atomic_numbers), graph, self.n_max),
+        }
+
+    def displacements(self, actions: ArrayLike, graph: AtomGraph, longest: float) -> Tensor:
+        """What the actions for a batch of structures ask for, (n_atoms, 3), Å.
+
+        Args:
+            actions: (n_graphs, 3 * n_max), in units of `longest`.
+            graph: The structures to be displaced.
+            longest: Å; that of one step.
+
+        Raises:
+            ValueError: The actions have another shape or are not finite.
+        """
+        numbers = np.asarray(actions, dtype=np.float64)
+        _check(numbers, (graph.n_graphs, 3 * self.n_max), "num_envs, 3 * n_max")
+        return torch.from_numpy(longest * numbers.reshape(graph.n_graphs, self.n_max, 3)[places(graph)])
+
+    def displacement(self, action: ArrayLike, graph: AtomGraph, longest: float) -> Tensor:
+        """The same for the only structure of a batch of one, with an action (3 * n_max,)."""
+        numbers = np.asarray(action, dtype=np.float64)
+        _check(numbers, (3 * self.n_max,), "3 * n_max")
+        return torch.from_numpy(longest * numbers.reshape(self.n_max, 3)[: graph.n_atoms])
+
+
+class FlatView(PaddedView):
+    """The boxes of `PaddedView` one after the other, in the order of `gymnasium.spaces.flatten`."""
+
+    @property
+    def observation_space(self) -> spaces.Space[Any]:
+        """The space of one structure."""
+        return spaces.flatten_space(self.boxes)
+
+    def observations(self, graph: AtomGraph) -> Any:
+        """A batch of structures, (n_graphs, 8 * n_max + 12)."""
+        arrays = self.arrays(graph)
+        return np.concatenate([arrays[key].reshape(graph.n_graphs, -1) for key in self.boxes], axis=1)
+
+    def observation(self, graph: AtomGraph) -> Any:
+        """The only structure of a batch of one."""
+        return self.observations(graph)[0]
+
+
+def places(graph: AtomGraph) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Structure and place in it of each atom, both (n_atoms,)."""
+    structure, sizes = graph.graph_index.cpu().numpy(), graph.atoms_per_graph.cpu().numpy()
+    first = np.cumsum(sizes) - sizes
+    return structure, np.arange(graph.n_atoms) - first[structure]
+
+
+def padded(values: Tensor, graph: AtomGraph, n_max: int) -> Float32Array:
+    """Values of atoms (n_atoms, ...) by structure, (n_graphs, n_max, ...), with zeros where there is no atom."""
+    rows = np.zeros((graph.n_graphs, n_max, *values.shape[1:]), dtype=np.float32)
+    rows[places(graph)] = values.clamp(-LARGEST, LARGEST).cpu().numpy()
+    return rows
+
+
+def _check(action: NDArray[np.float64], expected: tuple[int, ...], shape: str) -> None:
+    if action.shape != expected:
+        raise ValueError(f"`action` must have shape {expected} ({shape}), got {action.shape}")
+    if not np.isfinite(action).all():
+        raise ValueError("`action` must be finite, got NaN or infinity; the policy has probably diverged")
+
+
+def information(core: RelaxationEnv, result: StepResult | None, n_max: int) -> dict[str, NDArray[Any]]:
+    """What is told beside observation and reward: for each key an array (n_envs, ...), always the same keys.
+
+    Args:
+        core: The environment.
+        result: What its last step did; None after a reset.
+        n_max: Atoms there is room for.
+    """
+    graph, n_envs = core.graph, core.n_envs
+    nothing, zeros = torch.zeros_like(graph.positions), torch.zeros(n_envs)
+    terms = {f"reward_{name}": _numbers(zeros if result is None else result.terms[name], np.float64) for name in TERMS}
+    return {
+        "proposed": padded(nothing if result is None else result.proposed, graph, n_max),
+        "corrected": padded(nothing if result is None else result.applied, graph, n_max),
+        "a_back": _numbers(zeros if result is None else result.a_back, np.float64),
+        **terms,
+        "force_evaluations": _numbers(core.evaluations, np.int64),
+        "reason": np.array([""] * n_envs if result is None else result.reason, dtype=object),
+        "is_success": _numbers(zeros if result is None else result.terminated, np.bool_),
+        "energy": _numbers(zeros if graph.energy is None else graph.energy, np.float64),
+        "fmax": _numbers(max_force(graph), np.float64),
+        "structure": np.array([core.crystals[index].id for index in core.indices.tolist()], dtype=object),
+    }
+
+
+def of_one(info: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """The `information` of a batch of one, with Python's own numbers."""
+    return {key: rows[0] if rows.ndim > 1 else rows.tolist()[0] for key, rows in info.items()}
+
+
+def _numbers(values: Tensor, dtype: type[np.generic]) -> NDArray[Any]:
+    return values.detach().cpu().numpy().astype(dtype)
