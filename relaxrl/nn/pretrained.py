@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from ase.data import atomic_numbers, chemical_symbols
+from torch import Tensor
 
 from relaxrl import __version__
 from relaxrl.checkpoint import MODEL_FILE, load_model, save_model
@@ -88,14 +89,28 @@ def load_trunk(actor: Actor, folder: str | Path) -> None:
     """
     path = _model_folder(folder)
     tensors, _ = load_model(path)
-    given = {name.removeprefix(_TRUNK): tensor for name, tensor in tensors.items() if name.startswith(_TRUNK)}
+    trunk = {name.removeprefix(_TRUNK): tensor for name, tensor in tensors.items() if name.startswith(_TRUNK)}
+    fill_trunk(actor, trunk, str(path))
+
+
+def fill_trunk(actor: Actor, given: Mapping[str, Tensor], source: str) -> None:
+    """Give an actor the parameters of a trunk that has read positions alone; see `load_trunk`.
+
+    Args:
+        actor: Changed in place.
+        given: By name, without the `trunk.` before it.
+        source: What errors call where they are from.
+
+    Raises:
+        CheckpointError: The trunk is of another architecture; names the parameter.
+    """
     own = actor.trunk.state_dict()
     vectors = actor.trunk.n_vectors > 0
     for name, tensor in own.items():
         # The pretrained trunk has no input vectors, hence no features of them.
         unread = vectors and name.startswith("directions.")
         if name not in given and not unread:
-            raise CheckpointError(f"{path}: its trunk has no parameter `{_TRUNK}{name}`, which the actor's has")
+            raise CheckpointError(f"{source}: its trunk has no parameter `{_TRUNK}{name}`, which the actor's has")
         if unread:
             continue
         value = given[name]
@@ -103,7 +118,7 @@ def load_trunk(actor: Actor, folder: str | Path) -> None:
             value = torch.cat([value.to(tensor), tensor[:, value.shape[1] :]], dim=1)
         if value.shape != tensor.shape:
             raise CheckpointError(
-                f"{path}: its trunk is of another architecture: parameter `{_TRUNK}{name}` has the shape "
+                f"{source}: its trunk is of another architecture: parameter `{_TRUNK}{name}` has the shape "
                 f"{tuple(value.shape)}, the actor's {tuple(tensor.shape)}; give both the same `trunk` in their "
                 "configurations"
             )
@@ -111,8 +126,8 @@ def load_trunk(actor: Actor, folder: str | Path) -> None:
     for name in given:
         if name not in own:
             raise CheckpointError(
-                f"{path}: its trunk is of another architecture: the actor has no parameter `{_TRUNK}{name}`; give both "
-                "the same `trunk` in their configurations"
+                f"{source}: its trunk is of another architecture: the actor has no parameter `{_TRUNK}{name}`; give "
+                "both the same `trunk` in their configurations"
             )
     actor.trunk.load_state_dict(own)
 

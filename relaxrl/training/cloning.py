@@ -19,11 +19,9 @@ from relaxrl.losses import cloning_loss, remaining_energy_loss
 from relaxrl.nn import Actor, build_actor
 from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.folder import RunFolder
-from relaxrl.training.gradient import GradientTrainer
+from relaxrl.training.gradient import SETTLED, GradientTrainer, Validation
 from relaxrl.training.progress import TrainingProgress
-
-SETTLED = 0.3
-"""Share of `fmax` below which a state teaches nothing: no relaxation goes on from there."""
+from relaxrl.training.supervised.measures import TargetErrors
 
 
 class Cloner(GradientTrainer[CloningConfig]):
@@ -84,6 +82,20 @@ class Cloner(GradientTrainer[CloningConfig]):
             total = total + energy_weight * energy
             metrics["train/energy_loss"] = float(energy.detach())
         return total, metrics
+
+    @torch.no_grad()
+    def validation(self, module: torch.nn.Module) -> Validation:
+        """Relative error of the way to the minimum, and the displacement's own (Å)."""
+        if self.held_out is None:
+            return Validation()
+        graph = self.held_out.graph.to(self.config.run.device)
+        action = module(graph).to(graph.positions)
+        target = _without_drift(self.held_out.ends.to(graph.positions) - graph.positions, graph)
+        everything = torch.ones(graph.n_graphs, dtype=torch.bool, device=graph.positions.device)
+        losses = cloning_loss(action, target, graph.graph_index, everything, "relative")
+        errors = TargetErrors()
+        errors.add(action, target, torch.zeros_like(target))
+        return Validation(float(losses.mean()), {"displacement": errors})
 
     def _evaluated(self, graph: AtomGraph) -> tuple[AtomGraph, Tensor]:
         """The graph with finite forces and energy, and which structures have none of their own, (n_graphs,)."""

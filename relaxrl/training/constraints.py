@@ -21,6 +21,7 @@ from relaxrl.graph import AtomGraph, max_force
 from relaxrl.io import graph_from_atoms
 from relaxrl.losses import (
     ConstraintLoss,
+    ConstraintWeights,
     cloning_loss,
     constraint_loss,
     curriculum_state,
@@ -29,19 +30,15 @@ from relaxrl.losses import (
     total_loss,
 )
 from relaxrl.nn import Actor, build_actor
-from relaxrl.potentials import TorchCalculator, TorchPotential, calculator_names
-from relaxrl.structures.minima import relax
-from relaxrl.training.cloning import SETTLED
+from relaxrl.potentials import TorchPotential, calculator_names
 from relaxrl.training.constraints_config import ConstraintsConfig
-from relaxrl.training.constraints_plots import Validation, plot_validations
+from relaxrl.training.constraints_plots import Judged, plot_validations
 from relaxrl.training.folder import RunFolder
-from relaxrl.training.gradient import GradientTrainer
+from relaxrl.training.gradient import SETTLED, GradientTrainer, Validation
 from relaxrl.training.progress import TrainingProgress
+from relaxrl.training.supervised.measures import TargetErrors
 from relaxrl.training.violations import JudgedStep, after_step, evaluate, judged_step, show, violations
-from relaxrl.typing import FloatArray, StateDict
-
-_SETTLE = (1e-4, 1000)
-"""eV/Å and steps: relaxation of development crystals whose minima are not known. Energies end within 1e-8 eV."""
+from relaxrl.typing import StateDict
 
 
 class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
@@ -57,15 +54,8 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
         super().__init__(config, folder, progress)
         self.differentiable = _differentiable(self.potential, config.calculator)
         self.weights = config.loss.weights
-        self.validations: list[Validation] = []
+        self.validations: list[Judged] = []
         self._lowest = self._energies(self.minima)
-        known = {crystal.id: crystal.atoms for crystal in self.development if crystal.kind == "minimum"}
-        calculator = TorchCalculator(self.potential)
-        ends = [known.get(start.id) or relax(start.atoms, calculator, *_SETTLE) for start in self.starts]
-        validated = [(start.atoms, end) for start, end in zip(self.starts, ends, strict=True) if end is not None]
-        self._development = graph_from_atoms([start for start, _ in validated])
-        self._development_minima: list[FloatArray] = [end.positions for _, end in validated]
-        self._development_lowest = self._energies([end for _, end in validated])
 
     def build(self) -> Actor:
         """The actor."""
@@ -98,7 +88,7 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
             step = judged_step(
                 graph, action, violations(after, lowest), shown, lowest, in_units_of_start=config.scale == "start"
             )
-            losses.append(self._loss_of(step, graph, usable))
+            losses.append(self._loss_of(step, graph, usable, self.weights))
             assert after.energy is not None
             assert after.forces is not None
             graph = graph.replace(
@@ -108,23 +98,35 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
         metrics = {f"train/{name}_loss": value for name, value in losses[0].metrics().items() if name != "total"}
         return total, {"train/loss": float(total.detach())} | metrics
 
+    def validation(self, module: torch.nn.Module) -> Validation:
+        """The loss under the configuration's own weights, and what the step leaves, in the units of the loss."""
+        if self.held_out is None:
+            return Validation()
+        graph = self.held_out.graph.to(self.config.run.device)
+        with torch.no_grad():
+            action = module(graph).to(graph.positions)
+        step, usable = self._judge(graph, action)
+        if not bool(usable.any()):
+            return Validation()
+        loss = self._loss_of(step, graph, usable, self.config.loss.weights).total
+        points = step.select(usable[graph.graph_index])
+        targets = {name: TargetErrors() for name in self.config.targets}
+        nothing = torch.zeros_like(points.vector_pred)
+        targets["displacement"].add(points.output_pred, points.output_true, nothing)
+        targets["energy"].add(points.scalar_pred, nothing[:, 0], nothing[:, 0])
+        targets["forces"].add(points.vector_pred, nothing, nothing)
+        return Validation(float(loss.detach()), targets)
+
     def validate(self) -> dict[str, float]:
         """How far the agent's step from the development starts is from the aims; sets the weights, draws pictures."""
         config = self.config
-        lowest = self._development_lowest
-        graph, fine = evaluate(self.potential, self._development.to(config.run.device))
-        kept = torch.nonzero(fine & (max_force(graph) > SETTLED * config.fmax)).flatten()
-        graph, lowest = graph.select(kept), lowest[kept]
-        minima = [self._development_minima[k] for k in kept.tolist()]
+        if self.held_out is None:
+            return {}
+        graph = self.held_out.graph.to(config.run.device)
         action = self.current_agent().act(graph).requires_grad_()
-        after, fine = after_step(self.differentiable, graph, action)
-        shown = show(config, self.potential, graph, minima, lowest)
-        usable = fine & shown.usable
+        step, usable = self._judge(graph, action)
         if not bool(usable.any()):
             return {}
-        step = judged_step(
-            graph, action, violations(after, lowest), shown, lowest, in_units_of_start=config.scale == "start"
-        )
         rows = usable[graph.graph_index]
         points, eps = step.select(rows), config.loss.eps
         # ε counts here as in the loss: below it there is nothing left to be improved.
@@ -139,7 +141,7 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
         batch = graph.graph_index[rows]
         loss = constraint_loss(config.loss, **vars(points), batch=batch).metrics()
         of_target = constraint_loss(config.loss, **vars(_of_target(points)), batch=batch).metrics()
-        self.validations.append(Validation(self.t_total, state, loss, of_target))
+        self.validations.append(Judged(self.t_total, state, loss, of_target))
         self._draw(graph, action, step, points, usable)
         measured = asdict(state) | {f"{name}_loss": loss[name] for name in ("data", "relative", "absolute")}
         measured |= {f"{name}_weight": value for name, value in asdict(self.weights).items()}
@@ -152,15 +154,29 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
     def load_state_dict(self, state: StateDict) -> None:
         """Continue from a state made by `state_dict`."""
         super().load_state_dict(state)
-        self.validations = [Validation.from_dict(values) for values in state["validations"]]
+        self.validations = [Judged.from_dict(values) for values in state["validations"]]
         if self.validations:
             self.weights = scheduled_weights(self.config.loss, self.validations[-1].state.progress)
 
-    def _loss_of(self, step: JudgedStep, graph: AtomGraph, usable: Tensor) -> ConstraintLoss:
+    def _judge(self, graph: AtomGraph, action: Tensor) -> tuple[JudgedStep, Tensor]:
+        """A step from the held-out starts in the terms of the losses, and which of them are usable, (n_graphs,)."""
+        assert self.held_out is not None
+        config, lowest = self.config, self.held_out.lowest.to(graph.positions)
+        after, fine = after_step(self.differentiable, graph, action)
+        minima = [atoms.positions for atoms in self.held_out.minima]
+        shown = show(config, self.potential, graph, minima, lowest)
+        step = judged_step(
+            graph, action, violations(after, lowest), shown, lowest, in_units_of_start=config.scale == "start"
+        )
+        return step, fine & shown.usable
+
+    def _loss_of(
+        self, step: JudgedStep, graph: AtomGraph, usable: Tensor, weights: ConstraintWeights
+    ) -> ConstraintLoss:
         """All terms of one step of the usable structures."""
         config = self.config.loss
         mask = usable[graph.graph_index]
-        loss = constraint_loss(config, **vars(step), weights=self.weights, mask=mask, batch=graph.graph_index)
+        loss = constraint_loss(config, **vars(step), weights=weights, mask=mask, batch=graph.graph_index)
         if self.config.data == "mse":
             return loss
         errors = cloning_loss(step.output_pred, step.output_true, graph.graph_index, usable, "relative")
@@ -169,7 +185,7 @@ class ConstraintTrainer(GradientTrainer[ConstraintsConfig]):
             data,
             loss.relative,
             loss.absolute,
-            weights=self.weights,
+            weights=weights,
             physics_weight=config.physics_weight,
             mode=config.mode,
         )

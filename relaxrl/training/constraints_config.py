@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from relaxrl.config import configclass, with_defaults
 from relaxrl.losses import ConstraintLossConfig
@@ -14,6 +14,8 @@ from relaxrl.training.gradient_config import GradientConfig
 @configclass
 class ConstraintsConfig(GradientConfig):
     """A run of training by constraints: energy above the minimum and residual forces after the actor's step."""
+
+    targets: ClassVar[tuple[str, ...]] = ("displacement", "energy", "forces")
 
     method: Literal["constraints"] = "constraints"
     """Tells it apart from the other methods."""

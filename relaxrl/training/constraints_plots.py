@@ -22,7 +22,7 @@ from relaxrl.training.violations import JudgedStep
 
 
 @dataclass(frozen=True)
-class Validation:
+class Judged:
     """What one evaluation has measured on the development set.
 
     Attributes:
@@ -38,14 +38,14 @@ class Validation:
     of_target: dict[str, float]
 
     @staticmethod
-    def from_dict(values: Mapping[str, Any]) -> Validation:
+    def from_dict(values: Mapping[str, Any]) -> Judged:
         """The inverse of `dataclasses.asdict`."""
-        return Validation(**{**values, "state": CurriculumState(**values["state"])})
+        return Judged(**{**values, "state": CurriculumState(**values["state"])})
 
 
 def plot_validations(
     config: ConstraintLossConfig,
-    validations: Sequence[Validation],
+    validations: Sequence[Judged],
     points: JudgedStep,
     space: tuple[Tensor, Tensor, Tensor],
     folder: Path,
@@ -82,7 +82,7 @@ def plot_validations(
     return files
 
 
-def _history(validations: Sequence[Validation]) -> tuple[dict[str, list[float]], dict[str, float]]:
+def _history(validations: Sequence[Judged]) -> tuple[dict[str, list[float]], dict[str, float]]:
     """Medians of both constraints and constraint terms, each in units of the target's."""
     history = {
         "median |H|, energy above the minimum": [10**validation.state.delta_h for validation in validations],

@@ -5,34 +5,66 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel
 
 from relaxrl.agents import Agent
+from relaxrl.checkpoint import load_checkpoint, save_checkpoint
 from relaxrl.device import torch_device
+from relaxrl.errors import CheckpointError
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import MetricSink
 from relaxrl.potentials import parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import perturb
+from relaxrl.training.beginning import begin_with
 from relaxrl.training.crystals import load_crystals, require_minima
 from relaxrl.training.development import bfgs_evaluations, development_starts
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.gradient_config import GradientConfig
+from relaxrl.training.held_out import hold_out
 from relaxrl.training.interrupt import Interrupt
 from relaxrl.training.meters import Meters
 from relaxrl.training.plots import plot_learning_curve
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.relaxations import judge_as_optimizer
 from relaxrl.training.result import TrainResult
+from relaxrl.training.supervised.book import LAST, EpochBook
+from relaxrl.training.supervised.engine import Engine
+from relaxrl.training.supervised.measures import TargetErrors
+from relaxrl.training.supervised.parameters import KIND
+from relaxrl.training.supervised.plots import plot_losses
 from relaxrl.typing import StateDict
 
 C = TypeVar("C", bound=GradientConfig)
+
+SETTLED = 0.3
+"""Share of `fmax` below which a state teaches nothing: no relaxation goes on from there."""
+
+
+@dataclass(frozen=True)
+class Validation:
+    """What a module is worth on the development set.
+
+    Attributes:
+        loss: The method's loss there.
+        targets: Errors of the quantities that `early_stoppings` may name.
+    """
+
+    loss: float = math.nan
+    targets: Mapping[str, TargetErrors] = field(default_factory=dict)
+
+    def metrics(self) -> dict[str, float]:
+        """`validation/loss`, and of each target `validation/TARGET_mae` and `validation/TARGET_rmse`."""
+        values = {"validation/loss": self.loss}
+        for name, errors in self.targets.items():
+            values |= {f"validation/{name}_mae": errors.mae, f"validation/{name}_rmse": errors.rmse}
+        return values
 
 
 class GradientTrainer(ABC, Generic[C]):
@@ -44,7 +76,8 @@ class GradientTrainer(ABC, Generic[C]):
         progress: Tells the user; a silent one if None.
 
     Raises:
-        ConfigError: A training crystal is not known to be a minimum.
+        ConfigError: A training crystal is not known to be a minimum, or `trainer.finetune_modules` fits no parameter.
+        CheckpointError: `trainer.ckpt_file` can't be used.
     """
 
     method: str
@@ -65,11 +98,14 @@ class GradientTrainer(ABC, Generic[C]):
         self.starts = development_starts(
             self.development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
         )
-        self.module = self.build().to(device)
-        self.average = _average(self.module, config.ema_decay)
-        self.optimizer = torch.optim.Adam(self.module.parameters(), config.learning_rate)
-        self.meters = Meters()
-        self.updates = 0
+        n, total = config.updates_per_epoch, config.total_updates
+        self.book = EpochBook(config.trainer, folder.path, folder.path / "checkpoints", -(-total // n))
+        module = self.build()
+        if config.trainer.ckpt_file is not None and not self.book.checkpoint_file(LAST).exists():
+            begin_with(module, config.trainer.ckpt_file)
+        self.engine = Engine(config.trainer, module.to(device), n, total)
+        self.held_out = hold_out(self.development, self.starts, self.potential, SETTLED * config.fmax)
+        self.meters, self.epoch_meters = Meters(), Meters()
         self.best_score = math.inf
         self.last_metrics: dict[str, float] = {}
         self._seconds = 0.0  # before a resume
@@ -87,9 +123,23 @@ class GradientTrainer(ABC, Generic[C]):
     def agent(self, module: nn.Module, metadata: dict[str, Any]) -> Agent:
         """The agent that a trained module makes."""
 
+    @abstractmethod
+    def validation(self, module: nn.Module) -> Validation:
+        """The loss, and the errors it is about, of a module's first step from the held-out starts."""
+
     def validate(self) -> dict[str, float]:
-        """What a method measures on the development set besides relaxations, before they are judged; nothing here."""
+        """What a method measures besides, before relaxations are judged; nothing here."""
         return {}
+
+    @property
+    def module(self) -> nn.Module:
+        """What is trained."""
+        return self.engine.model
+
+    @property
+    def updates(self) -> int:
+        """Updates so far."""
+        return self.engine.step
 
     @property
     def t_total(self) -> int:
@@ -103,57 +153,53 @@ class GradientTrainer(ABC, Generic[C]):
 
     @property
     def schedule(self) -> float:
-        """Share of `run.updates` that is done; what rates and weights follow."""
-        return self.updates / (self.config.run.updates or 1)
+        """Share of all updates that is done; what weights follow."""
+        return self.updates / self.config.total_updates
 
     def run(self) -> TrainResult:
         """From where the run stands to its end, or to Ctrl-C."""
+        self.book.rewind_log()
         with self.folder.sinks() as sinks, self.progress, Interrupt() as interrupt:
             sinks.truncate(self.t_total)
             self._started = time.monotonic()
             if not self.last_metrics:
-                self._evaluate(sinks)
-            while self._fraction() < 1.0 and not interrupt.requested:
-                self.meters.add(self.update())
-                if self._passed(self.config.evaluation.every) or self._fraction() >= 1.0:
-                    self._evaluate(sinks)
-                elif self._passed(self.config.run.log_every):
-                    sinks.write(self.t_total, {"time/seconds": self.seconds} | self.meters.flush())
+                self._record(sinks, self._judged())
+            while (reason := self._end()) is None and not interrupt.requested:
+                self._step(sinks)
                 self.progress.update(self._fraction(), self.t_total)
             self._checkpoint()
+        if reason is not None:
+            self.progress.line(self.book.tell_end(reason))
         return TrainResult(
             self.folder.path, self.t_total, self.updates, self.last_metrics, self.best_score, interrupt.requested
         )
 
     def update(self) -> dict[str, float]:
-        """One update of the parameters and of their average."""
-        config = self.config
-        rate = config.learning_rate * min(1.0, (self.updates + 1) / config.warm_up) * _cosine(self.schedule)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        """One update of the parameters and of their average; the rate of the next one remains to be set."""
+        rate = self.engine.rate.rate
         loss, metrics = self.loss()
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's signature lacks types
-        norm = torch.nn.utils.clip_grad_norm_(self.module.parameters(), config.grad_clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.module)
-        self.updates += 1
-        return metrics | {"train/grad_norm": float(norm), "train/lr": rate}
+        norm = self.engine.update(loss)
+        return metrics | {"train/loss": float(loss.detach()), "train/grad_norm": norm, "train/lr": rate}
 
     def resume(self) -> None:
-        """Continue from the folder's last checkpoint."""
-        self.load_state_dict(self.folder.load())
+        """Continue from the folder's last checkpoint.
+
+        Raises:
+            CheckpointError: There is none, or it can't be used.
+        """
+        last = self.book.checkpoint_file(LAST)
+        if not last.exists():
+            raise CheckpointError(f"{last}: no checkpoint was written before the run ended; start anew")
+        self.load_state_dict(load_checkpoint(last, KIND))
 
     def state_dict(self) -> StateDict:
         """All that a resumed run needs to go on bit for bit."""
         return {
+            **self.engine.state_dict(),
+            **self.book.state_dict(),
             "generators": self.generators.state_dict(),
-            "module": self.module.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
             "meters": self.meters.state_dict(),
-            "updates": self.updates,
+            "epoch_meters": self.epoch_meters.state_dict(),
             "best_score": self.best_score,
             "last_metrics": self.last_metrics,
             "seconds": self.seconds,
@@ -161,13 +207,12 @@ class GradientTrainer(ABC, Generic[C]):
 
     def load_state_dict(self, state: StateDict) -> None:
         """Continue from a state made by `state_dict`."""
+        self.engine.load_state_dict(state, str(self.book.checkpoint_file(LAST)))
+        self.book.load_state_dict(state)
         self.generators.load_state_dict(state["generators"])
-        self.module.load_state_dict(state["module"])
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
-        self.optimizer.load_state_dict(state["optimizer"])
         self.meters.load_state_dict(state["meters"])
-        self.updates, self.best_score = state["updates"], state["best_score"]
+        self.epoch_meters.load_state_dict(state["epoch_meters"])
+        self.best_score = state["best_score"]
         self.last_metrics, self._seconds = state["last_metrics"], state["seconds"]
 
     def draw(self) -> tuple[list[int], AtomGraph]:
@@ -189,30 +234,80 @@ class GradientTrainer(ABC, Generic[C]):
             "seed": self.config.run.seed,
             "updates": self.updates,
         }
-        return self.agent(self.module if self.average is None else self.average.module, metadata)
+        return self.agent(self.engine.exported, metadata)
 
-    def _evaluate(self, sinks: MetricSink) -> None:
-        """Judge the agent as users will use it, keep the best one, checkpoint."""
+    def _step(self, sinks: MetricSink) -> None:
+        """An update, and what is due after it: log, validation at the end of an epoch, relaxations, checkpoints."""
+        metrics = self.update()
+        self.meters.add(metrics)
+        self.epoch_meters.add(metrics)
+        ends = self.updates % self.config.updates_per_epoch == 0 or self.updates == self.config.total_updates
+        row, slot = self._close_epoch() if ends else ({}, None)
+        if not ends:
+            self.engine.next_rate()
+            if self.updates % self.config.trainer.log_steps == 0:
+                self.book.write(self.book.epoch + 1, self.updates, self.epoch_meters.means)
+        if self._passed(self.config.evaluation.every) or self._end() is not None:
+            self._record(sinks, row | self._judged(), slot)
+        elif row or self._passed(self.config.run.log_every):
+            sinks.write(self.t_total, {"time/seconds": self.seconds} | self.meters.flush() | row)
+            if ends:
+                self._checkpoint(slot)
+
+    def _close_epoch(self) -> tuple[dict[str, float], int | None]:
+        """Numbers of the epoch, and the slot of its checkpoint if it is among the best."""
+        validation = self.validation(self.engine.exported)
+        slot = None
+        if math.isfinite(validation.loss):
+            slot = self.book.close_epoch(validation.loss, validation.targets)
+        else:  # nothing is held out, or nothing can be said of it
+            self.book.epoch += 1
+        self.engine.next_rate(validation.loss)
+        means = self.epoch_meters.flush()
+        validated = validation.metrics()
+        if self.book.epoch % self.config.trainer.log_epochs == 0:
+            self.book.write(self.book.epoch, self.updates, means | validated)
+        return {"epoch": self.book.epoch, "train/epoch_loss": means["train/loss"]} | validated, slot
+
+    def _judged(self) -> dict[str, float]:
+        """Judge the agent as users will use it, and keep the best one."""
         self.progress.update(self._fraction(), self.t_total, "evaluation")
         agent = self.current_agent()
         fmax, steps = self.config.fmax, self.config.evaluation.steps
         bfgs = bfgs_evaluations(self.starts, self.potential, fmax, 10 * steps, self.folder.baseline)
         measured = self.validate()
         self.last_metrics = measured | judge_as_optimizer(agent, self.starts, self.potential, fmax, steps, bfgs)
-        sinks.write(self.t_total, {"time/seconds": self.seconds} | self.meters.flush() | self.last_metrics)
         ratio = self.last_metrics["eval/ratio_to_bfgs"]
         if ratio < self.best_score:
             self.best_score = ratio
             agent.save(self.folder.best)
-        plot_learning_curve(self.folder.metrics, self.folder.plots)
         note = f"{ratio:.3f} of BFGS's evaluations, {self.last_metrics['eval/converged']:.0%} converged"
         self.progress.line(f"{self.updates} updates, {self.seconds:.0f} s: {note}")
         self.progress.update(self._fraction(), self.t_total, note)
-        self._checkpoint()
+        return self.last_metrics
 
-    def _checkpoint(self) -> None:
-        self.folder.save(self.state_dict(), self.t_total)
+    def _record(self, sinks: MetricSink, row: dict[str, float], slot: int | None = None) -> None:
+        """Write a row with what the agent was judged by, draw the curves, checkpoint."""
+        sinks.write(self.t_total, {"time/seconds": self.seconds} | self.meters.flush() | row)
+        plot_learning_curve(self.folder.metrics, self.folder.plots)
+        plot_losses(self.folder.metrics, self.folder.plots / "loss.png")
+        self._checkpoint(slot)
+
+    def _checkpoint(self, slot: int | None = None) -> None:
+        """Write the last state, and that of a slot of the best ones."""
+        self.book.mark_log()
+        state = self.state_dict()
+        for which in (LAST,) if slot is None else (slot, LAST):
+            save_checkpoint(self.book.checkpoint_file(which), KIND, state)
         self.current_agent().save(self.folder.last)
+
+    def _end(self) -> str | None:
+        """Why training is over; None if it is not."""
+        if self.book.stopping.met:
+            return "early stopping"
+        if self.engine.rate.exhausted:
+            return f"the learning rate fell below `min_lr` = {self.config.trainer.min_lr}"
+        return None if self._fraction() < 1.0 else "its length"
 
     def _passed(self, interval: int) -> bool:
         """Whether the last update crossed a multiple of `interval`."""
@@ -226,20 +321,3 @@ class GradientTrainer(ABC, Generic[C]):
         if run.steps is not None:
             done.append(self.t_total / run.steps)
         return max(done)
-
-
-def _average(module: nn.Module, decay: float | None) -> AveragedModel | None:
-    """The moving average of a module's parameters, with a memory that is shorter while there is little to remember."""
-    if decay is None:
-        return None
-
-    def blend(average: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
-        weight = 1.0 - min(decay, (1.0 + float(count)) / (10.0 + float(count)))
-        return average.lerp(new, weight)
-
-    return AveragedModel(module, avg_fn=blend)
-
-
-def _cosine(progress: float) -> float:
-    """From 1 to 0.01 as progress goes from 0 to 1."""
-    return 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))

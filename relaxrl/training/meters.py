@@ -32,9 +32,14 @@ class Meters:
         for name, value in values.items():
             self._episodes.setdefault(name, deque(maxlen=LAST_EPISODES)).append(float(value))
 
+    @property
+    def means(self) -> dict[str, float]:
+        """Means since the last flush, without those of episodes."""
+        return {name: total / self._counts[name] for name, total in self._sums.items()}
+
     def flush(self) -> dict[str, float]:
         """All means; those since the last flush begin anew."""
-        means = {name: total / self._counts[name] for name, total in self._sums.items()}
+        means = self.means
         means |= {name: sum(values) / len(values) for name, values in self._episodes.items()}
         self._sums.clear()
         self._counts.clear()

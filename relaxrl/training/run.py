@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from relaxrl.training.config import TrainConfig
 from relaxrl.training.constraints import ConstraintTrainer
 from relaxrl.training.constraints_config import ConstraintsConfig
 from relaxrl.training.folder import RunFolder
+from relaxrl.training.gradient_config import GradientConfig, refuse_moved
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.result import TrainResult
 from relaxrl.training.rl import Trainer
@@ -34,6 +36,8 @@ _METHODS: dict[str, type[RunConfiguration]] = {
 }
 _CHANGEABLE = ("run.steps", "run.minutes", "run.updates", "run.threads")
 """Keys that a resumed run may be given anew."""
+_OF_TRAINER = ("max_epochs", "early_stoppings", "early_stopping_mode", "log_file", "log_steps", "log_epochs")
+"""The same in the section `trainer` of methods that have one."""
 
 
 def load_run_config(
@@ -62,6 +66,8 @@ def load_run_config(
         near = difflib.get_close_matches(str(method), _METHODS, n=1)
         hint = f"; did you mean `{near[0]}`?" if near else ""
         raise ConfigError(f"{place}: `method` must be one of {', '.join(_METHODS)}, got {method!r}{hint}")
+    if issubclass(_METHODS[method], GradientConfig):
+        refuse_moved(config, overrides, source)
     return from_dict(_METHODS[method], config, overrides, source)
 
 
@@ -86,6 +92,8 @@ def train(config: RunConfiguration | Mapping[str, Any] | str | Path, verbose: bo
     """
     if not isinstance(config, RunConfiguration):
         config = load_run_config(config)
+    if isinstance(config, GradientConfig) and config.trainer.resume:
+        return _continued(config, verbose)
     folder = RunFolder.create(config.run.dir, config.run.seed)
     resolved = from_dict(type(config), to_dict(config), [f"run.dir={folder.path}"])
     trainer = _trainer(resolved, folder, verbose)
@@ -108,10 +116,11 @@ def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = 
         ConfigError: An override would change the run.
     """
     for override in overrides:
-        if override.partition("=")[0].strip() not in _CHANGEABLE:
+        if not _changeable(override.partition("=")[0].strip()):
+            free = ", ".join((*_CHANGEABLE, *(f"trainer.{key}" for key in _OF_TRAINER)))
             raise ConfigError(
-                f"override `{override}`: a resumed run keeps its configuration; only {', '.join(_CHANGEABLE)} may be "
-                "changed. Start a new run for anything else"
+                f"override `{override}`: a resumed run keeps its configuration; only {free} may be changed. Start a "
+                "new run for anything else"
             )
     existing = RunFolder.existing(folder)
     config = load_run_config(existing.config, overrides)
@@ -120,6 +129,37 @@ def resume(folder: str | Path, overrides: tuple[str, ...] = (), verbose: bool = 
     if overrides:
         dump_config(config, existing.config)
     return trainer.run()
+
+
+def _continued(config: GradientConfig, verbose: bool) -> TrainResult:
+    """The run that `trainer.resume` asks for: the one in `run.dir`, which must be of this configuration."""
+    folder = config.run.dir.replace("{seed}", str(config.run.seed))
+    given = _flat(to_dict(config))
+    stored = _flat(to_dict(load_run_config(RunFolder.existing(folder).config)))
+    overrides = []
+    for key, value in given.items():
+        if key in ("run.dir", "trainer.resume") or stored.get(key) == value:
+            continue
+        if not _changeable(key):
+            raise ConfigError(
+                f"`{key}` is {value!r}, but the run in {folder} was started with {stored.get(key)!r}; a resumed run "
+                "keeps its configuration. Start a new one for anything else"
+            )
+        overrides.append(f"{key}={json.dumps(value)}")
+    return resume(folder, tuple(overrides), verbose)
+
+
+def _changeable(key: str) -> bool:
+    """Whether a resumed run may be given this key anew; keys below early stopping's count as that."""
+    return key in _CHANGEABLE or any(f"{key}.".startswith(f"trainer.{name}.") for name in _OF_TRAINER)
+
+
+def _flat(values: Mapping[str, Any], above: str = "") -> dict[str, Any]:
+    """Nested mappings by dotted keys."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{above}{key}.") if isinstance(value, dict) and value else {f"{above}{key}": value}
+    return flat
 
 
 def _trainer(

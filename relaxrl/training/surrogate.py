@@ -20,23 +20,21 @@ import torch
 from torch import Tensor, nn
 
 from relaxrl.agents import Agent, limit_radially
-from relaxrl.errors import ConfigError
 from relaxrl.graph import AtomGraph, max_force, scatter_mean, scatter_sum
 from relaxrl.io import graph_from_atoms
-from relaxrl.nn import EnergyModel, build_energy_model, build_planning_actor, load_pretrained
+from relaxrl.nn import EnergyModel, build_energy_model, build_planning_actor
 from relaxrl.nn.newton import floored_factor
 from relaxrl.potentials import TorchPotential
 from relaxrl.training.folder import RunFolder
-from relaxrl.training.gradient import GradientTrainer
+from relaxrl.training.gradient import SETTLED, GradientTrainer, Validation
 from relaxrl.training.progress import TrainingProgress
+from relaxrl.training.supervised.measures import TargetErrors
 from relaxrl.training.surrogate_config import SurrogateConfig
 
 LONGEST_ERROR = 0.5
 """Å; the next step of the policy begins at most this far from the minimum."""
 SOFTEST = 0.01
 """eV/Å²; softer modes of the minima count as if they were this stiff. The shipped minima have none."""
-SETTLED = 0.3
-"""Share of `fmax` below which a state teaches nothing: no relaxation goes on from there."""
 
 
 class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
@@ -56,17 +54,8 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
                 self.module.forces(minima)
 
     def build(self) -> nn.Module:
-        """The energy model, with the parameters of a pretrained one where that is asked for."""
-        model = build_energy_model(self.config.planning.energy, self.generators.torch("energy"))
-        if self.config.pretrained is not None:
-            given = load_pretrained(self.config.pretrained)
-            if given.config != self.config.planning.energy:
-                raise ConfigError(
-                    f"pretrained: the potential in {self.config.pretrained} is of another architecture; give "
-                    "`planning.energy` the `model` section of its configuration"
-                )
-            model.load_state_dict(given.state_dict())
-        return model
+        """The energy model."""
+        return build_energy_model(self.config.planning.energy, self.generators.torch("energy"))
 
     def agent(self, module: nn.Module, metadata: dict[str, Any]) -> Agent:
         """The agent that plans in an energy model, in float64: forces are to be relaxed below float32's rounding."""
@@ -79,27 +68,17 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
         config = self.config
         chosen, graph = self.draw()
         minima = graph_from_atoms([self.minima[k] for k in chosen])
-        at_minimum = self._forces(minima)
-        n_graphs = graph.n_graphs
-
-        def squared(vectors: Tensor) -> Tensor:
-            return scatter_sum(vectors.square().sum(-1), minima.graph_index, n_graphs)
-
-        usable = torch.ones(n_graphs, dtype=torch.bool)
+        at_minimum = self._forces(self.module, minima)
+        usable = torch.ones(graph.n_graphs, dtype=torch.bool)
         losses, ratios = [], []
         for _ in range(config.unroll if self.schedule >= config.unroll_from else 1):
             evaluated = self.potential.evaluate(graph)
             forces = torch.nan_to_num(evaluated.forces)
             usable = usable & ~evaluated.failed
             usable = usable & (max_force(graph.replace(forces=forces)) > SETTLED * config.fmax)
-            residual = at_minimum - self._forces(graph) + forces
+            residual = at_minimum - self._forces(self.module, graph) + forces
             error = self._displacement_error(chosen, residual, minima)
-            way = _without_drift(minima.positions - graph.positions, graph)
-            tiny = torch.finfo(torch.float64).tiny
-            by_force = squared(residual) / squared(forces).clamp(min=tiny)
-            by_way = squared(error) / squared(way).clamp(min=tiny)
-            logs = torch.stack([torch.log(ratio + config.accuracy**2) for ratio in (by_force, by_way)])
-            each = config.force_weight * logs[0] + (1.0 - config.force_weight) * logs[1]
+            by_force, by_way, each = self._relative(graph, minima, forces, residual, error)
             count = usable.sum().clamp(min=1)
             losses.append(torch.where(usable, each, 0.0).sum() / count)
             ratios.append(
@@ -114,13 +93,53 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
         }
         return torch.stack(losses).mean(), metrics
 
-    def _forces(self, graph: AtomGraph) -> Tensor:
-        """The model's forces (n_atoms, 3), float64 on the CPU, with gradients."""
+    def validation(self, module: nn.Module) -> Validation:
+        """The loss, and its parts: errors of the corrected forces (eV/Å) and of the displacement (Å)."""
+        held = self.held_out
+        if held is None:
+            return Validation()
+        assert held.graph.forces is not None
+        minima = graph_from_atoms(held.minima)
+        residual = (self._forces(module, minima) - self._forces(module, held.graph)).detach() + held.graph.forces
+        known = range(len(self.minima), len(self.minima) + len(held.minima))
+        error = self._displacement_error(list(known), residual, minima)
+        _, _, losses = self._relative(held.graph, minima, held.graph.forces, residual, error)
+        targets = {"displacement": TargetErrors(), "forces": TargetErrors()}
+        for name, wrong in (("displacement", error), ("forces", residual)):
+            targets[name].add(wrong, torch.zeros_like(wrong), torch.zeros_like(wrong))
+        return Validation(float(losses.mean()), targets)
+
+    def _relative(
+        self, graph: AtomGraph, minima: AtomGraph, forces: Tensor, residual: Tensor, error: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Squares of the relative errors of forces and displacement, and the loss; each (n_graphs,).
+
+        Args:
+            graph: Before the step.
+            minima: Where it should end.
+            forces: (n_atoms, 3), eV/Å; the true ones.
+            residual: (n_atoms, 3), eV/Å; the corrected model's at the minima.
+            error: (n_atoms, 3), Å; of where the step ends.
+        """
+
+        def squared(vectors: Tensor) -> Tensor:
+            return scatter_sum(vectors.square().sum(-1), minima.graph_index, minima.n_graphs)
+
+        way = _without_drift(minima.positions - graph.positions, graph)
+        tiny = torch.finfo(torch.float64).tiny
+        by_force = squared(residual) / squared(forces).clamp(min=tiny)
+        by_way = squared(error) / squared(way).clamp(min=tiny)
+        logs = [torch.log(ratio + self.config.accuracy**2) for ratio in (by_force, by_way)]
+        weight = self.config.force_weight
+        return by_force, by_way, weight * logs[0] + (1.0 - weight) * logs[1]
+
+    def _forces(self, model: nn.Module, graph: AtomGraph) -> Tensor:
+        """A model's forces (n_atoms, 3), float64 on the CPU, with gradients."""
         moved = graph.to(self.config.run.device)
-        if isinstance(self.module, EnergyModel):
-            return self.module.forces(moved).to(graph.positions)
-        assert isinstance(self.module, TorchPotential)
-        return self.module.energies_and_forces(moved)[1].to(graph.positions)
+        if isinstance(model, EnergyModel):
+            return model.forces(moved).to(graph.positions)
+        assert isinstance(model, TorchPotential)
+        return model.energies_and_forces(moved)[1].to(graph.positions)
 
     def _displacement_error(self, chosen: list[int], residual: Tensor, minima: AtomGraph) -> Tensor:
         """|H*|⁻¹ r, (n_atoms, 3), Å."""
@@ -132,11 +151,16 @@ class SurrogateTrainer(GradientTrainer[SurrogateConfig]):
         return torch.cat(solved)
 
     def _factor(self, k: int) -> Tensor:
-        """Cholesky factor of |H*| of a minimum, (3n, 3n); the model's own where the calculator gives no Hessian."""
+        """Cholesky factor of |H*| of a minimum, (3n, 3n); the model's own where the calculator gives no Hessian.
+
+        Args:
+            k: Number of the training crystal, or, after these, of the held-out one.
+        """
         known = self._factors.get(k)
         if known is not None:
             return known
-        graph = graph_from_atoms(self.minima[k])
+        held = [] if self.held_out is None else self.held_out.minima
+        graph = graph_from_atoms([*self.minima, *held][k])
         exact = isinstance(self.potential, TorchPotential)
         source = self.potential if isinstance(self.potential, TorchPotential) else self.module
         assert isinstance(source, TorchPotential)

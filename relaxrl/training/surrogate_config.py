@@ -3,26 +3,29 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from relaxrl.config import configclass
+from relaxrl.config import configclass, with_defaults
 from relaxrl.nn import PlanningConfig
-from relaxrl.training.gradient_config import GradientConfig
+from relaxrl.training.gradient_config import TRAINER, GradientConfig
+from relaxrl.training.supervised import FitConfig
+
+_TRAINER: dict[str, Any] = TRAINER | {"max_lr": 6e-3, "min_lr": 6e-5}
 
 
 @configclass
 class SurrogateConfig(GradientConfig):
     """A run that trains an energy model for planning in it."""
 
+    targets: ClassVar[tuple[str, ...]] = ("displacement", "forces")
+
     method: Literal["surrogate"] = "surrogate"
     """Tells it apart from the other methods."""
     planning: PlanningConfig = field(default_factory=PlanningConfig)
     """The energy model (`planning.energy`), and how the policy relaxes in it."""
-    pretrained: str | None = None
-    """Folder of a potential made by `relaxrl pretrain`, to go on from; `planning.energy` must be its
-    `model` section."""
-    learning_rate: float = 6e-3
-    """Highest rate of Adam; a third of it is slower, twice as much no better."""
+    trainer: Annotated[FitConfig, with_defaults(**_TRAINER)] = field(default_factory=lambda: FitConfig(**_TRAINER))
+    """As in other methods; a third of this rate is slower, twice as much no better. `ckpt_file` names a planning agent,
+    or a potential made by `relaxrl pretrain`, to go on from; `planning.energy` must be its `model` section."""
     force_weight: float = 0.3
     """Weight of the relative error of the forces at the minimum; the rest, up to 1, goes to the relative error of the
     minimum itself."""

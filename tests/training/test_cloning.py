@@ -41,7 +41,7 @@ def configuration(minima: str, folder: Path, actor: dict[str, Any] | None = None
         "kind": "minimum",
         "actor": actor or {"kind": "hessian", "trunk": TRUNK, "head_channels": 8, "vector_channels": 4},
         "batch_size": 6,
-        "warm_up": 5,
+        "updates_per_epoch": 5,
         "evaluation": {"structures": minima, "count": 3, "steps": 30, "every": 24},
         "run": {"dir": str(folder), "updates": 16, "log_every": 12} | run,
     }
@@ -71,7 +71,7 @@ def assert_same_run(first: Path, second: Path) -> None:
 )
 def test_the_loss_falls_and_both_agents_can_be_used(minima: str, tmp_path: Path, actor: dict[str, Any]):
     settings = configuration(minima, tmp_path / "run", actor, updates=40, log_every=60)
-    settings |= {"learning_rate": 0.01, "evaluation": settings["evaluation"] | {"every": 240}}
+    settings |= {"trainer": {"max_lr": 0.01}, "evaluation": settings["evaluation"] | {"every": 240}}
     result = train(settings, verbose=False)
     logged = columns(result.folder)
     losses = np.array(logged["train/cloning_loss"])
@@ -97,7 +97,7 @@ def test_more_steps_than_one_are_unrolled_from_the_given_share_on(
     monkeypatch.setattr(cloner.potential, "evaluate", lambda graph: calls.append(graph) or evaluate(graph))
     cloner.update()
     assert len(calls) == 1
-    cloner.updates = 8
+    cloner.engine.step = 8
     calls.clear()
     cloner.update()
     assert len(calls) == 3
@@ -111,14 +111,14 @@ def test_the_energy_that_is_left_counts_from_the_given_share_on(minima: str, tmp
     assert isinstance(config, CloningConfig)
     cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
     assert "train/energy_loss" not in cloner.update()
-    cloner.updates = 8
+    cloner.engine.step = 8
     metrics = cloner.update()
     # Springs of the right order of magnitude leave a part of the energy; all of it would be log(1) = 0.
     assert -9.3 < metrics["train/energy_loss"] < -0.1
 
 
 def test_the_agent_that_is_judged_has_averaged_parameters(minima: str, tmp_path: Path):
-    config = load_run_config(configuration(minima, tmp_path / "run") | {"ema_decay": 0.9})
+    config = load_run_config(configuration(minima, tmp_path / "run") | {"trainer": {"ema_decay": 0.9}})
     assert isinstance(config, CloningConfig)
     cloner = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0))
     name, expected = "head.last.bias", torch.zeros(0)
@@ -249,3 +249,30 @@ def test_a_run_that_is_refused_leaves_its_folder_to_the_corrected_one(tmp_path):
         with pytest.raises(StructureError, match=r"none\.xyz"):
             train(missing, verbose=False)
     assert not any((tmp_path / "run").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("learning_rate=1e-3", "the key `learning_rate` is now `trainer.max_lr`"),
+        ("warm_up=10", "the key `warm_up` is now `trainer.warmup_epochs`, in epochs of `updates_per_epoch` updates"),
+        ("grad_clip=1", "the key `grad_clip` is now `trainer.grad_clip`"),
+        ("ema_decay=null", "the key `ema_decay` is now `trainer.ema_decay`"),
+        ("trainer.seed=3", "the key `trainer.seed` has no meaning here: all randomness comes from `run.seed`"),
+        ("trainer.lossfn=mae", "the key `trainer.lossfn` has no meaning here: the method has its own loss"),
+        ("trainer.max_rl=1", "unknown key `trainer.max_rl`; did you mean `trainer.max_lr`?"),
+        ("trainer.optimizer=Adm", "expected one of Adam, AdamW, NAdam, RAdam, got 'Adm'; did you mean `Adam`?"),
+        (
+            "trainer.early_stoppings={displacemnt: {}}",
+            "unknown target `trainer.early_stoppings.displacemnt`; did you mean `trainer.early_stoppings.displacement",
+        ),
+    ],
+)
+def test_keys_of_the_trainer_and_keys_that_moved_there(override: str, message: str):
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(METALS, [override], "run.yaml")
+    assert message in str(caught.value)
+    key, _, value = override.partition("=")
+    if "." not in key:
+        with pytest.raises(ConfigError, match=rf"run\.yaml: the key `{key}` is now"):
+            load_run_config(METALS | {key: value}, source="run.yaml")

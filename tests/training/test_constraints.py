@@ -69,7 +69,7 @@ def configuration(minima: str, folder: Path, **run: Any) -> dict[str, Any]:
         "expert": "teleport",
         "scale": "start",
         "batch_size": 6,
-        "warm_up": 5,
+        "updates_per_epoch": 5,
         "evaluation": {"structures": minima, "count": 3, "steps": 30, "every": 36},
         "run": {"dir": str(folder), "updates": 16, "log_every": 12} | run,
     }
@@ -277,7 +277,7 @@ def test_each_unrolled_step_begins_where_the_last_one_led(minima: str, tmp_path:
     monkeypatch.setattr(module, "after_step", spied)
     run.update()
     assert len(forces) == 1
-    run.updates = 8
+    run.engine.step = 8
     forces.clear()
     run.update()
     assert len(forces) == 3
@@ -303,7 +303,7 @@ def test_the_curriculum_moves_the_weights_and_a_resumed_run_has_them(minima: str
 
 
 def test_the_loss_falls_and_the_agent_can_be_used(minima: str, tmp_path: Path):
-    settings = configuration(minima, tmp_path / "run", updates=40, log_every=60) | {"learning_rate": 0.01}
+    settings = configuration(minima, tmp_path / "run", updates=40, log_every=60) | {"trainer": {"max_lr": 0.01}}
     settings |= {"evaluation": settings["evaluation"] | {"every": 240}}
     result = train(settings, verbose=False)
     logged = columns(result.folder)
@@ -315,7 +315,8 @@ def test_the_loss_falls_and_the_agent_can_be_used(minima: str, tmp_path: Path):
     assert np.nanmin(ratios) == result.best < 0.9 * ratios[0]
     assert result.metrics["constraints/worst_ratio"] > 0
     assert load_agent(str(result.folder)).metadata["method"] == "constraints"
-    pictures = {"data_term", "improvement", "violations", "point_loss", "constraints", "curriculum", "learning_curve"}
+    pictures = {"data_term", "improvement", "violations", "point_loss", "constraints", "curriculum"}
+    pictures |= {"learning_curve", "loss"}
     assert {path.stem for path in (result.folder / "plots").iterdir()} == pictures
 
 
@@ -340,7 +341,7 @@ def test_development_starts_without_known_minima_are_relaxed(minima: str, tmp_pa
     settings = {"structures": str(tmp_path / "minima.extxyz"), "kind": None}
     run = trainer(minima, tmp_path / "run", evaluation={"structures": str(path)}, **settings)
     bottom.calc = EMT()
-    assert run._development_lowest.tolist() == pytest.approx([bottom.get_potential_energy()], abs=1e-6)
+    assert run.held_out.lowest.tolist() == pytest.approx([bottom.get_potential_energy()], abs=1e-6)
 
 
 def test_a_potential_that_is_not_differentiable_is_refused(minima: str, tmp_path: Path):

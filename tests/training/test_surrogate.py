@@ -14,7 +14,7 @@ from ase.calculators.emt import EMT
 from relaxrl import RLOptimizer
 from relaxrl.agents import load_agent
 from relaxrl.checkpoint import load_model
-from relaxrl.errors import ConfigError
+from relaxrl.errors import CheckpointError, ConfigError
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import read_metrics
 from relaxrl.nn import PlanningActor, TrunkEnergyModel, build_energy_model, save_pretrained
@@ -37,7 +37,7 @@ def configuration(minima: str, folder: Path, **run: Any) -> dict[str, Any]:
         "kind": "minimum",
         "planning": {"energy": {"densities": 2, "pairs": 2, "hidden": 16, "element_channels": 8}},
         "batch_size": 6,
-        "warm_up": 5,
+        "updates_per_epoch": 5,
         "unroll_from": 0.5,
         "evaluation": {"structures": minima, "count": 3, "steps": 30, "every": 24},
         "run": {"dir": str(folder), "updates": 16, "log_every": 12} | run,
@@ -54,7 +54,7 @@ def trainer_of(settings: dict[str, Any], folder: Path) -> SurrogateTrainer:
 def trained(minima: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("run")
     settings = configuration(minima, folder, updates=250, log_every=120)
-    settings |= {"learning_rate": 0.01, "evaluation": settings["evaluation"] | {"every": 1500}}
+    settings |= {"trainer": {"max_lr": 0.01}, "evaluation": settings["evaluation"] | {"every": 1500}}
     return train(settings, verbose=False).folder
 
 
@@ -147,11 +147,14 @@ def test_a_pretrained_potential_is_an_agent_and_a_beginning(minima: str, tmp_pat
     agent.save(tmp_path / "agent")
     assert torch.equal(load_agent(tmp_path / "agent").act(graph), agent.act(graph))
 
-    trainer = trainer_of(settings | {"pretrained": str(tmp_path / "pretrained")}, tmp_path / "run")
+    trainer = trainer_of(settings | {"trainer": {"ckpt_file": str(tmp_path / "pretrained")}}, tmp_path / "run")
     assert torch.equal(trainer.module.state_dict()["readout.3.weight"], model.state_dict()["readout.3.weight"])
     assert np.isfinite(trainer.update()["train/surrogate_loss"])
-    with pytest.raises(ConfigError, match="architecture"):
-        trainer_of(configuration(minima, tmp_path / "b") | {"pretrained": str(tmp_path / "pretrained")}, tmp_path / "b")
+    with pytest.raises(CheckpointError, match="architecture: it has no parameter `embedding"):
+        trainer_of(
+            configuration(minima, tmp_path / "b") | {"trainer": {"ckpt_file": str(tmp_path / "pretrained")}},
+            tmp_path / "b",
+        )
 
 
 def test_more_steps_than_one_begin_where_the_ones_before_lead(
@@ -163,7 +166,7 @@ def test_more_steps_than_one_begin_where_the_ones_before_lead(
     monkeypatch.setattr(trainer.potential, "evaluate", lambda graph: calls.append(graph) or evaluate(graph))
     trainer.update()
     assert len(calls) == 1
-    trainer.updates = 8
+    trainer.engine.step = 8
     calls.clear()
     assert "train/displacement_error_last" in trainer.update()
     assert len(calls) == 3

@@ -57,22 +57,17 @@ class EarlyStoppingConfig:
 
 
 @configclass
-class TrainerConfig:
-    """How parameters are fitted, averaged, judged and kept."""
+class FitConfig:
+    """How parameters are fitted, averaged, judged and kept, whatever the loss and wherever the batches come from."""
 
     run_name: str = "relaxrl"
     """Checkpoints bear this name."""
     resume: bool = False
-    """Continue from `save_dir/run_name_last.pt`, bit for bit on a CPU; or from `ckpt_file`, if that is another
-    checkpoint of this run, or this run has none yet."""
+    """Continue the run from its last checkpoint, bit for bit on a CPU."""
     ckpt_file: str | None = None
     """Checkpoint to begin with. Without `resume` only the model's parameters are taken, the averaged ones."""
     finetune_modules: tuple[str, ...] | None = None
     """Only parameters whose name contains one of these words are trained; null trains all."""
-    lossfn: Loss = "smoothl1"
-    """`mae`/`l1`, `mse`/`l2`, or `smoothl1`, which is quadratic below 1 and linear above."""
-    losses_weight: dict[str, float] = field(default_factory=dict)
-    """Weight of each target in the loss; all of them, if any. Empty gives each the weight 1."""
     optimizer: Optimizer = "AdamW"
     """`Adam`, `AdamW`, `NAdam` or `RAdam`."""
     optimizer_kwargs: Annotated[dict[str, Any], with_numbers] = field(default_factory=dict)
@@ -100,12 +95,12 @@ class TrainerConfig:
     """Whether all criteria or any of them must be met."""
     ema_decay: float | None = 0.995
     """β of the averaged parameters v ← β v + (1-β) θ that are validated and exported; null for no average."""
-    save_dir: str = "./"
-    """Folder of checkpoints and logs."""
+    ema_warmup: bool = False
+    """Whether β of update t is at most (1 + t) / (10 + t): a shorter memory while there is little to remember."""
     best_k: int = 1
     """Checkpoints kept as `run_name_0.pt`, `run_name_1.pt`, ...: those of the smallest validation errors."""
     log_file: str = "loss.log"
-    """In `save_dir`, unless it is an absolute path."""
+    """In the run's folder, unless it is an absolute path."""
     log_steps: int = 50
     """Optimizer steps between lines within an epoch; each has the means over the epoch so far."""
     log_epochs: int = 1
@@ -114,20 +109,14 @@ class TrainerConfig:
     """Training ends after this many."""
     grad_clip: float | None = None
     """Largest norm of the gradient; null for any."""
-    seed: int | None = None
-    """All randomness comes from it; null draws one, which checkpoints remember."""
-    num_workers: int = 0
-    """Processes that load batches; results don't depend on it."""
 
     def __post_init__(self) -> None:
         """Check ranges, and what belongs together."""
         for name in ("best_k", "log_steps", "log_epochs", "max_epochs"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
-        for name in ("warmup_epochs", "num_workers", "seed"):
-            value = getattr(self, name)
-            if value is not None and value < 0:
-                raise ValueError(f"`{name}` must not be negative, got {value}")
+        if self.warmup_epochs < 0:
+            raise ValueError(f"`warmup_epochs` must not be negative, got {self.warmup_epochs}")
         if not self.max_lr > 0:
             raise ValueError(f"`max_lr` must be positive, got {self.max_lr}")
         if not 0 <= self.min_lr <= self.max_lr:
@@ -140,8 +129,36 @@ class TrainerConfig:
             raise ValueError("`finetune_modules` must hold words, or be null to train all parameters")
         if not self.run_name or "/" in self.run_name:
             raise ValueError(f"`run_name` must be a name for files, got {self.run_name!r}")
+        check_optimizer_kwargs(self.optimizer, self.optimizer_kwargs)
+        check_scheduler_kwargs(self.lr_scheduler, self.lr_scheduler_kwargs)
+
+
+@configclass
+class TrainerConfig(FitConfig):
+    """A module fitted to labels.
+
+    `resume` goes on from `save_dir/run_name_last.pt`; or from `ckpt_file`, if that is another checkpoint of this run,
+    or this run has none yet.
+    """
+
+    lossfn: Loss = "smoothl1"
+    """`mae`/`l1`, `mse`/`l2`, or `smoothl1`, which is quadratic below 1 and linear above."""
+    losses_weight: dict[str, float] = field(default_factory=dict)
+    """Weight of each target in the loss; all of them, if any. Empty gives each the weight 1."""
+    save_dir: str = "./"
+    """Folder of checkpoints and logs."""
+    seed: int | None = None
+    """All randomness comes from it; null draws one, which checkpoints remember."""
+    num_workers: int = 0
+    """Processes that load batches; results don't depend on it."""
+
+    def __post_init__(self) -> None:
+        """Check ranges."""
+        super().__post_init__()
+        for name in ("num_workers", "seed"):
+            value = getattr(self, name)
+            if value is not None and value < 0:
+                raise ValueError(f"`{name}` must not be negative, got {value}")
         for name, weight in self.losses_weight.items():
             if not 0 <= weight < float("inf"):
                 raise ValueError(f"`losses_weight.{name}` must be finite and not negative, got {weight}")
-        check_optimizer_kwargs(self.optimizer, self.optimizer_kwargs)
-        check_scheduler_kwargs(self.lr_scheduler, self.lr_scheduler_kwargs)

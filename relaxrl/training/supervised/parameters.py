@@ -34,9 +34,9 @@ def select_trained(model: nn.Module, words: Sequence[str] | None) -> list[nn.Par
             modules = sorted({".".join(name.split(".")[:depth]) for name in names for depth in (1, 2)})
             parts = sorted({part for name in names for part in name.split(".")})
             near = difflib.get_close_matches(word, parts, n=1)
-            hint = f"; did you mean `{near[0]}`?" if near else ""
+            hint = f"did you mean `{near[0]}`? The" if near else "the"
             raise ConfigError(
-                f"`finetune_modules`: {word!r} is in no parameter's name{hint} The modules are {', '.join(modules)}"
+                f"`finetune_modules`: {word!r} is in no parameter's name; {hint} modules are {', '.join(modules)}"
             )
     for name, parameter in model.named_parameters():
         if words is not None and not any(word in name for word in words):

@@ -15,7 +15,7 @@ from relaxrl.training.supervised.names import keyword_arguments, parameters_of
 from relaxrl.typing import StateDict
 
 if TYPE_CHECKING:
-    from relaxrl.training.supervised.config import TrainerConfig
+    from relaxrl.training.supervised.config import FitConfig
 
 _SCHEDULERS = {
     "cosine_annealing": CosineAnnealingLR,
@@ -60,15 +60,19 @@ class LearningRate:
         config: Names, bounds and periods.
         optimizer: Its groups' rates must be `max_lr`.
         steps_per_epoch: Optimizer steps.
+        total_steps: Of the run, at whose end a cosine without `T_max` ends; `max_epochs` if None.
 
     References:
         Ma and Yarats, On the adequacy of untuned warmup for adaptive optimization, arXiv:1910.04209.
     """
 
-    def __init__(self, config: TrainerConfig, optimizer: Optimizer, steps_per_epoch: int) -> None:
+    def __init__(
+        self, config: FitConfig, optimizer: Optimizer, steps_per_epoch: int, total_steps: int | None = None
+    ) -> None:
         self._min_lr = config.min_lr
         self._optimizer = optimizer
-        self._scheduler = _scheduler(config, optimizer, steps_per_epoch)
+        total = config.max_epochs * steps_per_epoch if total_steps is None else total_steps
+        self._scheduler = _scheduler(config, optimizer, steps_per_epoch, total)
         # Only now: a warm-up dampens the rate that the scheduler has set.
         self._warmup = _warmup(config, optimizer, steps_per_epoch)
 
@@ -105,10 +109,29 @@ class LearningRate:
         return {"scheduler": self._scheduler.state_dict(), "warmup": warmup}
 
     def load_state_dict(self, state: StateDict) -> None:
-        """Continue from a state made by `state_dict`, after the optimizer has been given its own."""
-        self._scheduler.load_state_dict(state["scheduler"])
+        """Continue from a state made by `state_dict`, after the optimizer has been given its own.
+
+        A cosine that now ends at another step than the state's goes on along the new one.
+        """
+        scheduler = self._scheduler
+        period = scheduler.T_max if isinstance(scheduler, CosineAnnealingLR) else None
+        scheduler.load_state_dict(state["scheduler"])
         if self._warmup is not None:
             self._warmup.load_state_dict(state["warmup"])
+        if isinstance(scheduler, CosineAnnealingLR) and period != scheduler.T_max:
+            self._stretch(scheduler, period)
+
+    def _stretch(self, scheduler: CosineAnnealingLR, period: int | None) -> None:
+        """Move to where a cosine of another period is by now. Torch's own step would go on from the old one's rate."""
+        assert period is not None
+        scheduler.T_max = period
+        done = min(scheduler.last_epoch / period, 1.0)
+        factor = self.rate / self.undampened if self.undampened else 1.0
+        for group, highest in zip(self._optimizer.param_groups, scheduler.base_lrs, strict=True):
+            undampened = self._min_lr + (highest - self._min_lr) * 0.5 * (1.0 + math.cos(math.pi * done))
+            group["lr"] = undampened * factor
+            if self._warmup is not None:
+                self._warmup.lrs = [undampened for _ in self._warmup.lrs]
 
     @contextmanager
     def _dampening(self) -> Iterator[None]:
@@ -127,7 +150,7 @@ class ExponentialWarmup(pytorch_warmup.ExponentialWarmup):
         return 1.0 - math.exp(-2.0 * (step + 1) / warmup_period)
 
 
-def _scheduler(config: TrainerConfig, optimizer: Optimizer, steps_per_epoch: int) -> LRScheduler:
+def _scheduler(config: FitConfig, optimizer: Optimizer, steps_per_epoch: int, total: int) -> LRScheduler:
     kwargs = dict(config.lr_scheduler_kwargs)
     for key in ("patience", "cooldown", "T_mult"):
         if key in kwargs:
@@ -136,13 +159,13 @@ def _scheduler(config: TrainerConfig, optimizer: Optimizer, steps_per_epoch: int
         # No floor at `min_lr`, nor steps too small to count: training could never end below it.
         return ReduceLROnPlateau(optimizer, **({"eps": 0.0} | kwargs))
     if config.lr_scheduler == "cosine_annealing":
-        t_max = _steps(kwargs.get("T_max", config.max_epochs), steps_per_epoch)
+        t_max = _steps(kwargs["T_max"], steps_per_epoch) if "T_max" in kwargs else total
         return CosineAnnealingLR(optimizer, T_max=t_max, eta_min=config.min_lr)
     kwargs["T_0"] = _steps(kwargs["T_0"], steps_per_epoch)
     return CosineAnnealingWarmRestarts(optimizer, eta_min=config.min_lr, **kwargs)
 
 
-def _warmup(config: TrainerConfig, optimizer: Optimizer, steps_per_epoch: int) -> Any:
+def _warmup(config: FitConfig, optimizer: Optimizer, steps_per_epoch: int) -> Any:
     """One of pytorch-warmup's objects, which have no types; None for no warm-up."""
     name, period = config.warmup_scheduler, config.warmup_epochs * steps_per_epoch
     if name == "untuned_linear":

@@ -11,7 +11,6 @@ from typing import Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from relaxrl.checkpoint import load_checkpoint, save_checkpoint
 from relaxrl.config import to_dict
@@ -21,14 +20,11 @@ from relaxrl.seeding import Generators
 from relaxrl.training.interrupt import Interrupt
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.supervised.batches import BatchSource
-from relaxrl.training.supervised.best import BestCheckpoints
+from relaxrl.training.supervised.book import LAST, EpochBook
 from relaxrl.training.supervised.config import TrainerConfig
-from relaxrl.training.supervised.early_stopping import EarlyStopping
-from relaxrl.training.supervised.log import LossLog
+from relaxrl.training.supervised.engine import Engine
 from relaxrl.training.supervised.measures import EpochErrors, check_targets
-from relaxrl.training.supervised.optimizer import build_optimizer
-from relaxrl.training.supervised.parameters import KIND, exported, fill, load_parameters, select_trained
-from relaxrl.training.supervised.rates import LearningRate
+from relaxrl.training.supervised.parameters import KIND, load_parameters
 from relaxrl.training.supervised.result import SupervisedResult
 from relaxrl.typing import StateDict
 
@@ -37,8 +33,6 @@ B = TypeVar("B")
 LossTerms = Callable[[nn.Module, B], Mapping[str, tuple[Tensor, Tensor]]]
 """From a model and a batch to prediction and label of each target."""
 
-LAST = "last"
-"""What the checkpoint of the last epoch is called, where the best ones have numbers."""
 _CHANGEABLE = (
     *("resume", "ckpt_file", "save_dir", "max_epochs", "early_stoppings", "early_stopping_mode"),
     *("log_file", "log_steps", "log_epochs", "num_workers"),
@@ -95,39 +89,39 @@ class SupervisedTrainer(Generic[B]):
         self.folder = Path(config.save_dir)
         self.loss_terms = loss_terms
         self.train, self.validation = train, validation
+        self.book = EpochBook(config, self.folder, self.folder)
         self.progress = progress or TrainingProgress("training", enabled=False)
         state = self._resumed()
         if state is None and config.ckpt_file is not None:
             load_parameters(model, config.ckpt_file)
         self.model = model.to(device)
-        self._trained = select_trained(model, config.finetune_modules)
         self.generators = Generators(secrets.randbits(32) if config.seed is None else config.seed)
         self._dropout = self.generators.torch("dropout").get_state()
         self._device = next(self.model.parameters()).device
-        self.average = None
-        if config.ema_decay is not None:
-            blend = get_ema_multi_avg_fn(config.ema_decay)  # type: ignore[no-untyped-call]  # torch's lacks types
-            self.average = AveragedModel(self.model, multi_avg_fn=blend)
-        self.optimizer = build_optimizer(config.optimizer, self._trained, config.max_lr, config.optimizer_kwargs)
-        self.rate = LearningRate(config, self.optimizer, len(train))
-        self.best = BestCheckpoints(config.best_k)
-        self.stopping = EarlyStopping(config.early_stoppings, config.early_stopping_mode)
-        self.epoch = self.step = 0
+        self.engine = Engine(config, self.model, len(train))
         self.metrics: dict[str, float] = {}
         self._checked = False
-        self._log = LossLog(self.folder / config.log_file)
-        self._log_size = self._log.size
         if state is not None:
             self.load_state_dict(state)
 
     @property
     def exported(self) -> nn.Module:
         """The model that is validated and exported: the averaged one, unless there is no average."""
-        return self.model if self.average is None else self.average.module
+        return self.engine.exported
+
+    @property
+    def step(self) -> int:
+        """Optimizer steps so far."""
+        return self.engine.step
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs so far."""
+        return self.book.epoch
 
     def checkpoint_file(self, which: int | str) -> Path:
         """Path of a checkpoint: slot 0, 1, ... of the best ones, or `last`."""
-        return self.folder / f"{self.config.run_name}_{which}.pt"
+        return self.book.checkpoint_file(which)
 
     @property
     def metrics_file(self) -> Path:
@@ -136,7 +130,7 @@ class SupervisedTrainer(Generic[B]):
 
     def run(self) -> SupervisedResult:
         """From where the run stands to its end, or to Ctrl-C."""
-        self._log.truncate(self._log_size)
+        self.book.rewind_log()
         with self.progress, Interrupt() as interrupt, CSVSink(self.metrics_file) as sink, self._own_randomness():
             sink.truncate(self.step if self.epoch else -1)
             if not self.epoch:
@@ -147,25 +141,18 @@ class SupervisedTrainer(Generic[B]):
                 self.progress.update(self.epoch / self.config.max_epochs, self.step, f"epoch {self.epoch}")
         result = self._result(reason or "interrupted", interrupt.requested and reason is None)
         if reason is not None:
-            self._tell(result)
+            self.progress.line(self.book.tell_end(reason))
         return result
 
     def state_dict(self) -> StateDict:
         """All that a resumed run needs to go on bit for bit, as it was after the last whole epoch."""
         return {
+            **self.engine.state_dict(),
+            **self.book.state_dict(),
             "config": to_dict(self.config),
-            "model": self.model.state_dict(),
-            "average": None if self.average is None else self.average.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "rate": self.rate.state_dict(),
-            "epoch": self.epoch,
-            "step": self.step,
-            "best": self.best.state_dict(),
-            "stopping": self.stopping.state_dict(),
             "metrics": self.metrics,
             "generators": self.generators.state_dict(),
             "dropout": self._dropout,
-            "log_size": self._log_size,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -176,20 +163,11 @@ class SupervisedTrainer(Generic[B]):
             ConfigError: It is of a run that was asked for something else.
         """
         self._check_same(state["config"])
-        source = str(resume_source(self.config))
-        fill(self.model, state["model"], source)
-        if self.average is not None:
-            fill(self.average.module, exported(state), source)
-            self.average.n_averaged.copy_(state["average"]["n_averaged"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.rate.load_state_dict(state["rate"])
-        self.epoch, self.step = state["epoch"], state["step"]
-        self.best.load_state_dict(state["best"])
-        self.stopping.load_state_dict(state["stopping"])
+        self.engine.load_state_dict(state, str(resume_source(self.config)))
+        self.book.load_state_dict(state)
         self.metrics = state["metrics"]
         self.generators.load_state_dict(state["generators"])
         self._dropout = state["dropout"]
-        self._log_size = state["log_size"]
 
     def _run_epoch(self, sink: MetricSink, interrupt: Interrupt) -> bool:
         """One epoch of updates, its validation and its checkpoints; False if it was interrupted."""
@@ -202,20 +180,18 @@ class SupervisedTrainer(Generic[B]):
                 return False
             self._update(errors, batch)
             if self.step % self.config.log_steps == 0:
-                self._write(self.epoch + 1, {"lr": self.rate.rate} | errors.metrics("train"))
+                self.book.write(self.epoch + 1, self.step, {"lr": self.engine.rate.rate} | errors.metrics("train"))
             if number < last:
-                self.rate.step()
-        used = self.rate.rate
+                self.engine.next_rate()
+        used = self.engine.rate.rate
         validated = self._validate()
-        self.rate.step(validated.loss)
-        self.epoch += 1
-        self.stopping.update(validated.targets)
+        self.engine.next_rate(validated.loss)
+        slot = self.book.close_epoch(validated.loss, validated.targets)
         self.metrics = {"lr": used} | errors.metrics("train") | validated.metrics("validation")
         # Rows before checkpoints: those that a checkpoint doesn't know are written anew by the run that goes on.
         sink.write(self.step, {"epoch": self.epoch} | self.metrics)
         if self.epoch % self.config.log_epochs == 0:
-            self._write(self.epoch, self.metrics)
-        slot = self.best.offer(validated.loss, self.epoch)
+            self.book.write(self.epoch, self.step, self.metrics)
         self._save([LAST] if slot is None else [slot, LAST])
         return True
 
@@ -227,14 +203,7 @@ class SupervisedTrainer(Generic[B]):
             self._checked = True
         loss = errors.add(terms)
         errors.require_finite(f"epoch {self.epoch + 1}, step {self.step + 1}")
-        self.optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]  # torch's signature lacks types
-        if self.config.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self._trained, self.config.grad_clip)
-        self.optimizer.step()
-        if self.average is not None:
-            self.average.update_parameters(self.model)
-        self.step += 1
+        self.engine.update(loss)
 
     @torch.no_grad()
     def _validate(self) -> EpochErrors:
@@ -250,15 +219,15 @@ class SupervisedTrainer(Generic[B]):
 
     def _end(self) -> str | None:
         """Why training is over; None if it is not."""
-        if self.stopping.met:
+        if self.book.stopping.met:
             return "early stopping"
-        if self.rate.exhausted:
+        if self.engine.rate.exhausted:
             return f"the learning rate fell below `min_lr` = {self.config.min_lr}"
         return "`max_epochs`" if self.epoch >= self.config.max_epochs else None
 
     def _result(self, reason: str, interrupted: bool) -> SupervisedResult:
-        best = self.best.best
-        file = None if best is None else self.checkpoint_file(best.slot)
+        best = self.book.best.best
+        file = None if best is None else self.book.checkpoint_file(best.slot)
         return SupervisedResult(
             epochs=self.epoch,
             steps=self.step,
@@ -270,24 +239,12 @@ class SupervisedTrainer(Generic[B]):
             interrupted=interrupted,
         )
 
-    def _tell(self, result: SupervisedResult) -> None:
-        name = "none" if result.best_file is None else result.best_file.name
-        text = (
-            f"training ended after epoch {result.epochs} ({result.reason}); best checkpoint: {name} "
-            f"(epoch {result.best_epoch}, validation loss {result.best_error:.6g})"
-        )
-        self._log.line(text)
-        self.progress.line(text)
-
-    def _write(self, epoch: int, values: Mapping[str, float]) -> None:
-        self._log.metrics(f"epoch {epoch}/{self.config.max_epochs} step {self.step}", values)
-
     def _save(self, which: list[int | str]) -> None:
         self._dropout = torch.get_rng_state() if self._device.type == "cpu" else torch.cuda.get_rng_state(self._device)
-        self._log_size = self._log.size
+        self.book.mark_log()
         state = self.state_dict()
         for name in which:
-            save_checkpoint(self.checkpoint_file(name), KIND, state)
+            save_checkpoint(self.book.checkpoint_file(name), KIND, state)
 
     @contextmanager
     def _own_randomness(self) -> Iterator[None]:
@@ -309,7 +266,7 @@ class SupervisedTrainer(Generic[B]):
             if not path.exists():
                 raise CheckpointError(f"{path}: there is no such checkpoint to resume; start anew with `resume: false`")
             return load_checkpoint(path, KIND)
-        last = self.checkpoint_file(LAST)
+        last = self.book.checkpoint_file(LAST)
         if last.exists():
             raise ConfigError(
                 f"`{last}` belongs to an earlier run; continue it with `resume: true`, or choose another `run_name` or "
@@ -321,7 +278,7 @@ class SupervisedTrainer(Generic[B]):
         source, now = resume_source(self.config), to_dict(self.config)
         for key, value in now.items():
             drawn = key == "seed" and value is None
-            if key not in _CHANGEABLE and before.get(key) != value and not drawn:
+            if key not in _CHANGEABLE and before.get(key, value) != value and not drawn:
                 raise ConfigError(
                     f"`{key}` is {value!r}, but the run in {source} was started with {before.get(key)!r}; a "
                     f"resumed run keeps all keys but {', '.join(_CHANGEABLE)}"
