@@ -27,17 +27,23 @@ from relaxrl.nn import (
     RankedActor,
     RankedActorConfig,
     TrunkEnergyModel,
+    VerifiedActor,
+    VerifiedActorConfig,
     build_actor,
     build_planning_actor,
     build_ranked_actor,
+    build_verified_actor,
     load_pretrained,
 )
 from relaxrl.typing import FloatArray
 
-ACTOR_CONFIGS: dict[str, type[ActorConfig | RankedActorConfig | PlanningConfig]] = {
+AnyActor = Actor | RankedActor | VerifiedActor | PlanningActor
+AnyActorConfig = ActorConfig | RankedActorConfig | VerifiedActorConfig | PlanningConfig
+ACTOR_CONFIGS: dict[str, type[AnyActorConfig]] = {
     "direct": DirectActorConfig,
     "hessian": HessianActorConfig,
     "ranked": RankedActorConfig,
+    "verified": VerifiedActorConfig,
     "planning": PlanningConfig,
 }
 """Configuration class of each kind of actor, by the name that saved agents bear."""
@@ -56,7 +62,7 @@ class Agent:
 
     def __init__(
         self,
-        actor: Actor | RankedActor | PlanningActor,
+        actor: AnyActor,
         max_step: float = 0.5,
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
@@ -115,6 +121,19 @@ class Agent:
         """Symbols of the elements that it was trained on; empty where its metadata don't say."""
         return frozenset(self.metadata.get("elements", ()))
 
+    def switch_verifier(self, on: bool) -> None:
+        """Let the energy over actions choose among candidates before each step, or make the actor's own step.
+
+        Raises:
+            ConfigError: It has none.
+        """
+        if not isinstance(self.actor, VerifiedActor):
+            raise ConfigError(
+                "this agent has no verifier to switch; one is trained by `method: cloning` with an `action_energy` "
+                "section"
+            )
+        self.actor.enabled = on
+
     def save(self, folder: str | Path) -> None:
         """Write the agent as safetensors and JSON; a reader sees the old agent or the new one, never half of each."""
         config = getattr(self.actor, "config", None)
@@ -171,7 +190,9 @@ def _planning_in(model: TrunkEnergyModel, metadata: dict[str, Any]) -> Agent:
     return Agent(actor.eval().requires_grad_(False), config.max_step, metadata)
 
 
-def _build(config: ActorConfig | RankedActorConfig | PlanningConfig) -> Actor | RankedActor | PlanningActor:
+def _build(config: AnyActorConfig) -> AnyActor:
     if isinstance(config, PlanningConfig):
         return build_planning_actor(config)
+    if isinstance(config, VerifiedActorConfig):
+        return build_verified_actor(config)
     return build_ranked_actor(config) if isinstance(config, RankedActorConfig) else build_actor(config)

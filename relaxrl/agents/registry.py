@@ -7,9 +7,12 @@ from pathlib import Path
 
 from relaxrl.agents.agent import Agent
 from relaxrl.checkpoint import MODEL_FILE
-from relaxrl.errors import CheckpointError
+from relaxrl.errors import CheckpointError, ConfigError
 
 SHIPPED = Path(__file__).parent / "shipped"
+SWITCH = ",verifier="
+"""After an agent's name or path: whether its verifier chooses."""
+STATES = {"on": True, "off": False}
 BEST = "best"
 """Folder of a training run that holds the agent of the best evaluation."""
 
@@ -25,12 +28,24 @@ def load_agent(name_or_path: str | Path) -> Agent:
     Args:
         name_or_path: The name of a shipped agent; a folder written by `Agent.save`; or the folder of a training run,
             which means the agent of its best evaluation. A shipped name wins over a folder of the same name: write
-            `./NAME` for that.
+            `./NAME` for that. `,verifier=off` or `,verifier=on` after it switches the choice among candidates of an
+            agent with an energy over actions; without it that is as saved.
 
     Raises:
         CheckpointError: There is no such agent, or its files can't be used.
+        ConfigError: A verifier is to be switched and there is none, or to something else than `on` or `off`.
     """
-    return Agent.load(find_agent(name_or_path))
+    place, switch, state = str(name_or_path).partition(SWITCH)
+    if not switch:
+        return Agent.load(find_agent(name_or_path))
+    if state not in STATES:
+        raise ConfigError(f"agent {str(name_or_path)!r}: expected {SWITCH}on or {SWITCH}off, got {SWITCH}{state}")
+    agent = Agent.load(find_agent(place))
+    try:
+        agent.switch_verifier(STATES[state])
+    except ConfigError as error:
+        raise ConfigError(f"agent {str(name_or_path)!r}: {error}") from error
+    return agent
 
 
 def find_agent(name_or_path: str | Path) -> Path:

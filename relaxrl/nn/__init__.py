@@ -1,13 +1,17 @@
 """Networks that know graphs, not reinforcement learning."""
 
+from relaxrl.nn.action_energy import ActionEnergy
+from relaxrl.nn.action_energy_config import ActionEnergyConfig, VerifiedActorConfig, VerifierConfig
 from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.build import (
+    build_action_energy,
     build_actor,
     build_critic,
     build_energy_model,
     build_planning_actor,
     build_ranked_actor,
     build_trunk_energy,
+    build_verified_actor,
 )
 from relaxrl.nn.candidates import RankedActor
 from relaxrl.nn.config import (
@@ -32,8 +36,11 @@ from relaxrl.nn.pretrained import PretrainedCalculator, load_pretrained, load_tr
 from relaxrl.nn.receptive_field import ReceptiveField, format_receptive_field, receptive_field_report
 from relaxrl.nn.trunk import Trunk, TrunkOutput
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
+from relaxrl.nn.verifier import VerifiedActor
 
 __all__ = [
+    "ActionEnergy",
+    "ActionEnergyConfig",
     "Actor",
     "ActorConfig",
     "CandidatesConfig",
@@ -62,12 +69,17 @@ __all__ = [
     "TrunkEnergyModel",
     "TrunkOutput",
     "TwinCritic",
+    "VerifiedActor",
+    "VerifiedActorConfig",
+    "VerifierConfig",
+    "build_action_energy",
     "build_actor",
     "build_critic",
     "build_energy_model",
     "build_planning_actor",
     "build_ranked_actor",
     "build_trunk_energy",
+    "build_verified_actor",
     "format_receptive_field",
     "load_pretrained",
     "load_trunk",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from abc import ABC, abstractmethod
 
 import torch
@@ -17,6 +18,9 @@ from relaxrl.nn.heads import Decisions, PolicyHeads, within_trust_radius
 from relaxrl.nn.inputs import NetworkInputs, network_inputs
 from relaxrl.nn.memory import keep_freed_memory
 from relaxrl.nn.trunk import Trunk, TrunkOutput
+
+ALL = slice(None)
+"""All layers of a trunk, what it makes of the input included."""
 
 
 class Actor(nn.Module, ABC):
@@ -77,6 +81,22 @@ class Actor(nn.Module, ABC):
         inputs = self._inputs(graph)
         output = self.trunk(inputs)
         return inputs, output, self.raw_displacement(inputs, output)
+
+    def layer_displacements(self, graph: AtomGraph) -> Tensor:
+        """The action that the head reads off before and after each layer, (layers + 1, n_atoms, 3), Å, without gate."""
+        inputs = self._inputs(graph)
+        return self.read_outs(inputs, self.trunk(inputs)).to(graph.positions)
+
+    def read_outs(self, inputs: NetworkInputs, output: TrunkOutput, layers: slice = ALL) -> Tensor:
+        """Actions that the head reads off some of `output.layer_features`, (n, n_atoms, 3), Å, limited, without gate.
+
+        Only the last one is trained to be right; those before know less of the surroundings.
+        """
+        steps = [
+            self.raw_displacement(inputs, dataclasses.replace(output, node_features=features))
+            for features in output.layer_features[layers]
+        ]
+        return limited(torch.stack(steps), self.max_step)
 
     def decide(self, step: Tensor, output: TrunkOutput, inputs: NetworkInputs) -> Tensor:
         """A raw displacement (n_atoms, 3), Å, gated, limited, and scaled into the trust radius."""
@@ -149,13 +169,6 @@ class DirectActor(Actor):
     def raw_displacement(self, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
         """See the class."""
         return self.head(output.node_features, output.units, output.edges, inputs)
-
-    def layer_displacements(self, graph: AtomGraph) -> Tensor:
-        """The action that the head reads off after each layer, (layers + 1, n_atoms, 3), Å, limited, without gate."""
-        inputs = self._inputs(graph)
-        output = self.trunk(inputs)
-        layers = [self.head(features, output.units, output.edges, inputs) for features in output.layer_features]
-        return limited(torch.stack(layers), self.max_step).to(graph.positions)
 
     def head(self, features: Tensor, units: Tensor, edges: Edges, inputs: NetworkInputs) -> Tensor:
         """Displacements (n_atoms, 3), Å, from node features (n_atoms, irreps.dim)."""

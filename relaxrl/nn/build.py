@@ -7,15 +7,18 @@ from contextlib import contextmanager
 
 import torch
 
+from relaxrl.nn.action_energy import ActionEnergy
+from relaxrl.nn.action_energy_config import ActionEnergyConfig, VerifiedActorConfig
 from relaxrl.nn.actor import Actor, DirectActor
 from relaxrl.nn.candidates import RankedActor
-from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig, RankedActorConfig
+from relaxrl.nn.config import ActorConfig, CriticConfig, HessianActorConfig, RankedActorConfig, TrunkConfig
 from relaxrl.nn.critic import TwinCritic
 from relaxrl.nn.energy import EnergyModel
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.planning import PlanningActor, make_energy_model
 from relaxrl.nn.planning_config import EnergyModelConfig, PlanningConfig
 from relaxrl.nn.trunk_energy import TrunkEnergyConfig, TrunkEnergyModel
+from relaxrl.nn.verifier import VerifiedActor
 
 
 def build_actor(config: ActorConfig, generator: torch.Generator | None = None) -> Actor:
@@ -37,6 +40,31 @@ def build_ranked_actor(config: RankedActorConfig, generator: torch.Generator | N
         generator: Where initial parameters come from, the actor's first; the global state of torch if None.
     """
     return RankedActor(config, build_actor(config.actor, generator), build_critic(config.critic, generator))
+
+
+def build_action_energy(
+    config: ActionEnergyConfig, context: TrunkConfig, generator: torch.Generator | None = None
+) -> ActionEnergy:
+    """An energy over actions.
+
+    Args:
+        config: Sizes and range.
+        context: The trunk of the actor whose actions are judged.
+        generator: Where initial parameters come from; the global state of torch if None.
+    """
+    with _initialised_by(generator):
+        return ActionEnergy(config, context)
+
+
+def build_verified_actor(config: VerifiedActorConfig, generator: torch.Generator | None = None) -> VerifiedActor:
+    """An actor with the energy over actions that chooses among variations of its step.
+
+    Args:
+        config: Sizes, and what there is to choose from.
+        generator: Where initial parameters come from, the actor's first; the global state of torch if None.
+    """
+    actor = build_actor(config.actor, generator)
+    return VerifiedActor(config, actor, build_action_energy(config.energy, config.actor.trunk, generator))
 
 
 def build_planning_actor(config: PlanningConfig, generator: torch.Generator | None = None) -> PlanningActor:

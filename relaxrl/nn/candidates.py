@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
@@ -59,10 +60,8 @@ class RankedActor(nn.Module):
         """All candidates, (n_candidates, n_atoms, 3), Å; the first one is the actor's own step."""
         inputs, output, step = self.base.proposal(graph)
         own = self.base.decide(step, output, inputs)
-        steps = [gate * step for gate in self.config.candidates.gates]
-        if self.config.candidates.secant:
-            steps.append(self._secant(step, inputs, output))
-        varied = [limited(varied, self.base.max_step) for varied in steps]
+        wanted = self.config.candidates
+        varied = variations(self.base, wanted.gates, wanted.secant, step, inputs, output)
         return torch.stack([own, *varied]).to(graph.positions)
 
     @torch.no_grad()
@@ -84,8 +83,7 @@ class RankedActor(nn.Module):
     @staticmethod
     def pick(candidates: Tensor, chosen: Tensor, graph_index: Tensor) -> Tensor:
         """The displacements (n_atoms, 3) of the candidates chosen (n_graphs,)."""
-        atoms = torch.arange(candidates.shape[1], device=candidates.device)
-        return candidates[chosen.to(candidates.device)[graph_index], atoms]
+        return pick(candidates, chosen, graph_index)
 
     def decisions(self, graph: AtomGraph) -> Decisions:
         """Gate and trust radius of the actor itself."""
@@ -95,34 +93,51 @@ class RankedActor(nn.Module):
         """The gate of the actor itself, (n_graphs,)."""
         return self.base.gate(graph)
 
-    def _secant(self, step: Tensor, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
-        r"""The quasi-Newton step: the predicted Hessian, corrected by what the last step has shown (BFGS).
-
-        $$ d = (1 - \rho s y^T) H^{-1} (1 - \rho y s^T) F + \rho s s^T F, \qquad \rho = 1 / s^T y $$
-
-        with the last displacement s and the change y of the gradient along it. Where there is no last step, or the
-        curvature along it was not clearly positive, the step stays as it was.
-        """
-        index, n_graphs = inputs.graph_index, inputs.n_graphs
-        forces = inputs.forces.to(step)
-        last, change = inputs.previous_displacement.to(step), -inputs.force_change.to(step)
-
-        def dot(left: Tensor, right: Tensor) -> Tensor:
-            return scatter_sum((left * right).sum(-1), index, n_graphs)
-
-        curvature = dot(last, change)
-        usable = curvature > LEAST_CURVATURE * (dot(last, last) * dot(change, change)).sqrt()
-        inverse = torch.where(usable, 1.0 / torch.where(usable, curvature, 1.0), 0.0)
-        along = inverse * dot(last, forces)
-        rest = forces - along[index].unsqueeze(-1) * change
-        solved = self.base.raw_displacement(dataclasses.replace(inputs, forces=rest), output).to(step)
-        corrected = solved + (along - inverse * dot(change, solved))[index].unsqueeze(-1) * last
-        return torch.where(usable[index].unsqueeze(-1), corrected, step)
-
     def _with_edges(self, graph: AtomGraph) -> AtomGraph:
         if graph.edge_index is not None or self.config.critic.trunk.max_neighbors != self.max_neighbors:
             return graph
         return with_edges(graph, self.cutoff, self.max_neighbors)
+
+
+def variations(
+    base: Actor, gates: Sequence[float], secant: bool, step: Tensor, inputs: NetworkInputs, output: TrunkOutput
+) -> list[Tensor]:
+    """The scaled steps and, last, the quasi-Newton step where it is wanted, (n_atoms, 3) each, Å, limited."""
+    steps = [gate * step for gate in gates]
+    if secant:
+        steps.append(secant_step(base, step, inputs, output))
+    return [limited(varied, base.max_step) for varied in steps]
+
+
+def pick(candidates: Tensor, chosen: Tensor, graph_index: Tensor) -> Tensor:
+    """The displacements (n_atoms, 3) of the candidates (n_candidates, n_atoms, 3) that were chosen, (n_graphs,)."""
+    atoms = torch.arange(candidates.shape[1], device=candidates.device)
+    return candidates[chosen.to(candidates.device)[graph_index], atoms]
+
+
+def secant_step(base: Actor, step: Tensor, inputs: NetworkInputs, output: TrunkOutput) -> Tensor:
+    r"""The quasi-Newton step: the predicted Hessian, corrected by what the last step has shown (BFGS).
+
+    $$ d = (1 - \rho s y^T) H^{-1} (1 - \rho y s^T) F + \rho s s^T F, \qquad \rho = 1 / s^T y $$
+
+    with the last displacement s and the change y of the gradient along it. Where there is no last step, or the
+    curvature along it was not clearly positive, the step stays as it was.
+    """
+    index, n_graphs = inputs.graph_index, inputs.n_graphs
+    forces = inputs.forces.to(step)
+    last, change = inputs.previous_displacement.to(step), -inputs.force_change.to(step)
+
+    def dot(left: Tensor, right: Tensor) -> Tensor:
+        return scatter_sum((left * right).sum(-1), index, n_graphs)
+
+    curvature = dot(last, change)
+    usable = curvature > LEAST_CURVATURE * (dot(last, last) * dot(change, change)).sqrt()
+    inverse = torch.where(usable, 1.0 / torch.where(usable, curvature, 1.0), 0.0)
+    along = inverse * dot(last, forces)
+    rest = forces - along[index].unsqueeze(-1) * change
+    solved = base.raw_displacement(dataclasses.replace(inputs, forces=rest), output).to(step)
+    corrected = solved + (along - inverse * dot(change, solved))[index].unsqueeze(-1) * last
+    return torch.where(usable[index].unsqueeze(-1), corrected, step)
 
 
 def repeated(graph: AtomGraph, n: int) -> AtomGraph:
