@@ -28,8 +28,8 @@ from relaxrl.nn import ActionEnergy, Actor, NetworkInputs, TrunkConfig, TrunkOut
 from relaxrl.nn.candidates import pick
 from relaxrl.seeding import Generators
 from relaxrl.training.action_energy_config import ActionEnergyTrainingConfig
-from relaxrl.training.average import averaged
 from relaxrl.training.progressive import Pace, progressive_pace
+from relaxrl.training.supervised.engine import averaged
 from relaxrl.typing import StateDict
 
 BETWEEN = slice(1, -1)
@@ -47,6 +47,7 @@ class ActionEnergyTrainer:
         generators: Streams `action_energy` and `action_energy_noise` are used.
         device: Of the networks.
         ema_decay: Of the averaged parameters that are saved; None saves the last ones.
+        ema_warmup: Whether the average's memory is shorter while there is little in it.
     """
 
     def __init__(
@@ -56,11 +57,12 @@ class ActionEnergyTrainer:
         generators: Generators,
         device: torch.device,
         ema_decay: float | None = None,
+        ema_warmup: bool = True,
     ) -> None:
         self.config = config
         self.model = build_action_energy(config.model, context, generators.torch("action_energy")).to(device)
         self.optimizer = torch.optim.Adam(self.model.parameters())
-        self.average = averaged(self.model, ema_decay)
+        self.average = None if ema_decay is None else averaged(self.model, ema_decay, ema_warmup)
         self.noise = generators.torch("action_energy_noise")
         self.updates = 0
         self._finite = True
@@ -98,7 +100,7 @@ class ActionEnergyTrainer:
             previous: (n_atoms, 3), Å; the steps that led here, if there were any.
 
         Returns:
-            A scalar, 0 without gradient where it would not be finite, and figures by name.
+            A scalar, 0 with gradient 0 where it would not be finite, and figures by name.
         """
         config = self.config
         expert, usable = expert.detach().to(inputs.forces), usable.to(inputs.forces.device)
@@ -124,7 +126,7 @@ class ActionEnergyTrainer:
             figures["alignment"] = float(aligned.detach())
         if not bool(torch.isfinite(loss)):
             self._finite = False
-            return torch.zeros_like(loss.detach()), {}
+            return 0.0 * torch.stack([parameter.sum() for parameter in self.model.parameters()]).sum(), {}
         return loss, {f"action_energy/{name}": value for name, value in figures.items()}
 
     def step(self, learning_rate: float) -> dict[str, float]:

@@ -23,6 +23,9 @@ class ActionEnergyTrainingConfig:
     weight: float = 0.1
     """Of the contrastive loss in what trains the actor's trunk; 0 only reads the trunk. The energy itself is trained
     with weight 1."""
+    freeze_actor: bool = False
+    """Train the energy alone: the actor stays as `trainer.ckpt_file` gives it. So an agent that exists gets a verifier,
+    whose steps are its own as long as it is switched off."""
     negatives: tuple[Negatives, ...] = ("swap", "layers", "noise")
     """Wrong actions. `swap`: those of other structures of the batch with as many atoms; `layers`: what the actor's head
     reads off after each layer but the last, the one of middle energy; `noise`: the right one with Gaussian noise;

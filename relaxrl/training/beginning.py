@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from relaxrl.agents import load_agent
 from relaxrl.checkpoint import load_checkpoint
 from relaxrl.errors import CheckpointError
-from relaxrl.nn import Actor, PlanningActor
+from relaxrl.nn import Actor, PlanningActor, VerifiedActor
 from relaxrl.nn.pretrained import fill_trunk
 from relaxrl.training.supervised.parameters import KIND, exported, fill
 
@@ -51,6 +51,8 @@ def _tensors(source: str) -> dict[str, Tensor]:
     actor = load_agent(source).actor
     if isinstance(actor, PlanningActor):
         return dict(actor.energy.state_dict())
+    if isinstance(actor, VerifiedActor):
+        actor = actor.base
     if not isinstance(actor, Actor):
         raise CheckpointError(f"{source}: expected a policy or a potential, got an actor that ranks candidates")
     return dict(actor.state_dict())

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,12 +17,14 @@ from relaxrl.agents import Agent
 from relaxrl.graph import AtomGraph, max_force, scatter_mean
 from relaxrl.io import graph_from_atoms
 from relaxrl.losses import cloning_loss, remaining_energy_loss
-from relaxrl.nn import Actor, build_actor
+from relaxrl.nn import Actor, VerifiedActor, VerifiedActorConfig, build_actor
+from relaxrl.training.action_energy import ActionEnergyTrainer
 from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.gradient import SETTLED, GradientTrainer, Validation
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.supervised.measures import TargetErrors
+from relaxrl.typing import StateDict
 
 
 class Cloner(GradientTrainer[CloningConfig]):
@@ -31,6 +34,7 @@ class Cloner(GradientTrainer[CloningConfig]):
 
     def __init__(self, config: CloningConfig, folder: RunFolder, progress: TrainingProgress | None = None) -> None:
         super().__init__(config, folder, progress)
+        self.action_energy = None if config.action_energy is None else self._build_energy()
         self._energies = self.potential.evaluate(graph_from_atoms(self.minima).to(config.run.device)).energy
 
     def build(self) -> Actor:
@@ -38,9 +42,27 @@ class Cloner(GradientTrainer[CloningConfig]):
         return build_actor(self.config.actor, self.generators.torch("actor"))
 
     def agent(self, module: torch.nn.Module, metadata: dict[str, Any]) -> Agent:
-        """The agent of an actor."""
+        """The agent of an actor, with the energy over its actions where one is trained."""
         assert isinstance(module, Actor)
-        return Agent(module, self.config.actor.max_step, metadata)
+        config, energy = self.config.action_energy, self.action_energy
+        if config is None or energy is None:
+            return Agent(module, self.config.actor.max_step, metadata)
+        sizes = VerifiedActorConfig(actor=self.config.actor, energy=config.model, verifier=config.verifier)
+        return Agent(VerifiedActor(sizes, module, energy.exported), self.config.actor.max_step, metadata)
+
+    def choose(self, generator: np.random.Generator) -> list[int]:
+        """Several of each crystal, where they are to swap actions."""
+        copies = 1 if self.config.action_energy is None else self.config.action_energy.copies
+        drawn = generator.integers(len(self.minima), size=self.config.batch_size // copies)
+        chosen: list[int] = np.repeat(drawn, copies).tolist()
+        return chosen
+
+    def update(self) -> dict[str, float]:
+        """One update of the actor and, after the same backward pass, of the energy over its actions."""
+        metrics = super().update()
+        if self.action_energy is not None:
+            metrics |= self.action_energy.step(self.config.trainer.max_lr)
+        return metrics
 
     def loss(self) -> tuple[Tensor, dict[str, float]]:
         """Relative error of the way to the minimum, and the energy left, over the actor's own steps."""
@@ -51,13 +73,21 @@ class Cloner(GradientTrainer[CloningConfig]):
         lowest = self._energies[chosen]
         energy_weight = config.energy_weight if self.schedule >= config.energy_from else 0.0
         steps = config.unroll if self.schedule >= config.unroll_from else 1
-        displacement_losses, energy_losses = [], []
+        displacement_losses, energy_losses, contrasts, figures = [], [], [], []
+        previous: Tensor | None = None
         graph, failed = self._evaluated(graph)
         usable = ~failed
         for step in range(steps):
             usable = usable & (max_force(graph) > SETTLED * config.fmax)
-            action = self.module(graph).to(graph.positions)
             target = _without_drift(minima - graph.positions, graph)
+            assert isinstance(self.module, Actor)
+            inputs, output, proposed = self.module.proposal(graph)
+            action = self.module.decide(proposed, output, inputs).to(graph.positions)
+            if self.action_energy is not None:
+                contrast, logged = self.action_energy.loss(self.module, inputs, output, target, usable, previous)
+                contrasts.append(contrast)
+                figures.append(logged)
+                previous = action.detach()
             losses = cloning_loss(action, target, graph.graph_index, usable, "relative")
             displacement_losses.append(_mean(losses, usable))
             if step + 1 == steps and not energy_weight:
@@ -81,6 +111,10 @@ class Cloner(GradientTrainer[CloningConfig]):
             energy = torch.stack(energy_losses).mean()
             total = total + energy_weight * energy
             metrics["train/energy_loss"] = float(energy.detach())
+        if contrasts:
+            total = total + torch.stack(contrasts).mean()
+            names = dict.fromkeys(name for one in figures for name in one)
+            metrics |= {name: float(np.mean([one[name] for one in figures if name in one])) for name in names}
         return total, metrics
 
     @torch.no_grad()
@@ -96,6 +130,27 @@ class Cloner(GradientTrainer[CloningConfig]):
         errors = TargetErrors()
         errors.add(action, target, torch.zeros_like(target))
         return Validation(float(losses.mean()), {"displacement": errors})
+
+    def state_dict(self) -> StateDict:
+        """As of `GradientTrainer`, with the energy over actions."""
+        energy = self.action_energy
+        return super().state_dict() | ({} if energy is None else {"action_energy": energy.state_dict()})
+
+    def load_state_dict(self, state: StateDict) -> None:
+        """Continue from a state made by `state_dict`."""
+        super().load_state_dict(state)
+        if self.action_energy is not None:
+            self.action_energy.load_state_dict(state["action_energy"])
+
+    def _build_energy(self) -> ActionEnergyTrainer:
+        config, trainer = self.config.action_energy, self.config.trainer
+        assert config is not None
+        if config.freeze_actor:
+            self.module.requires_grad_(False)
+        device = next(self.module.parameters()).device
+        return ActionEnergyTrainer(
+            config, self.config.actor.trunk, self.generators, device, trainer.ema_decay, trainer.ema_warmup
+        )
 
     def _evaluated(self, graph: AtomGraph) -> tuple[AtomGraph, Tensor]:
         """The graph with finite forces and energy, and which structures have none of their own, (n_graphs,)."""

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 
 from relaxrl.config import configclass, with_defaults
 from relaxrl.nn import ActorConfig, HessianActorConfig
+from relaxrl.training.action_energy_config import ActionEnergyTrainingConfig
 from relaxrl.training.gradient_config import GradientConfig
 
 
@@ -28,6 +29,9 @@ class CloningConfig(GradientConfig):
     the minimum, whose weight is 1."""
     energy_from: float = 0.3
     """Share of the run after which that weight counts."""
+    action_energy: ActionEnergyTrainingConfig | None = None
+    """An energy over actions, trained beside the actor and saved with the agent, whose steps it can verify; null for
+    none."""
 
     def __post_init__(self) -> None:
         """Check ranges."""
@@ -39,6 +43,15 @@ class CloningConfig(GradientConfig):
                 raise ValueError(f"`{name}` must be between 0 and 1, got {getattr(self, name)}")
         if self.energy_weight < 0:
             raise ValueError(f"`energy_weight` must not be negative, got {self.energy_weight}")
+        energy = self.action_energy
+        if energy is not None and self.batch_size % energy.copies:
+            raise ValueError(
+                f"`batch_size` must be a multiple of `action_energy.copies` = {energy.copies}, got {self.batch_size}"
+            )
+        if energy is not None and energy.freeze_actor and self.trainer.ckpt_file is None:
+            raise ValueError(
+                "`action_energy.freeze_actor` needs an actor that was trained before: give `trainer.ckpt_file`"
+            )
         if self.actor.env_input_dim:
             raise ValueError(
                 f"`actor.env_input_dim` must be 0, got {self.actor.env_input_dim}: cloning shows no features of an "

@@ -218,11 +218,16 @@ class GradientTrainer(ABC, Generic[C]):
     def draw(self) -> tuple[list[int], AtomGraph]:
         """A batch of training crystals displaced from their minima, and which of `minima` they are."""
         generator = self.generators.numpy("draw")
-        chosen = generator.integers(len(self.minima), size=self.config.batch_size).tolist()
+        chosen = self.choose(generator)
         low, high = np.log(self.config.rattle)
         sizes = np.exp(generator.uniform(low, high, size=len(chosen))).tolist()
         moved = [perturb(self.minima[k], size, generator) for k, size in zip(chosen, sizes, strict=True)]
         return chosen, graph_from_atoms(moved)
+
+    def choose(self, generator: np.random.Generator) -> list[int]:
+        """Which of `minima` the next batch is made of."""
+        chosen: list[int] = generator.integers(len(self.minima), size=self.config.batch_size).tolist()
+        return chosen
 
     def current_agent(self) -> Agent:
         """The agent as it stands, of the averaged parameters where there is an average."""

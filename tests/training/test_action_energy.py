@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import ase.io
 import numpy as np
 import pytest
 import torch
@@ -11,11 +13,16 @@ from ase import Atoms
 from ase.build import bulk
 
 import relaxrl
+from relaxrl.agents import load_agent
+from relaxrl.checkpoint import load_model
+from relaxrl.errors import ConfigError
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
-from relaxrl.nn import Actor, HessianActorConfig, TrunkConfig, build_actor
-from relaxrl.potentials import parse_calculator
+from relaxrl.metrics import read_metrics
+from relaxrl.nn import Actor, HessianActorConfig, TrunkConfig, VerifiedActor, build_actor
+from relaxrl.potentials import TorchCalculator, parse_calculator
 from relaxrl.seeding import Generators
+from relaxrl.training import Cloner, CloningConfig, RunFolder, load_run_config, resume, train
 from relaxrl.training.action_energy import ActionEnergyTrainer, attenuated
 from relaxrl.training.action_energy_config import ActionEnergyTrainingConfig
 from relaxrl.training.progressive import progressive_pace
@@ -212,7 +219,8 @@ def test_what_is_not_finite_is_left_out_and_reported(actor: Actor, cells: list[A
     before = {name: value.clone() for name, value in trainer.model.state_dict().items()}
     inputs, output, _ = actor.proposal(graph)
     loss, figures = trainer.loss(actor, inputs, output, expert * torch.inf, torch.ones(6, dtype=torch.bool))
-    assert float(loss) == 0.0
+    loss.backward()
+    assert float(loss.detach()) == 0.0
     assert figures == {}
     assert trainer.step(1.0)["action_energy/not_finite"] == 1.0
     assert all(torch.equal(value, before[name]) for name, value in trainer.model.state_dict().items())
@@ -233,3 +241,138 @@ def test_alignment_turns_the_slope_towards_the_right_action(actor: Actor, cells:
         aligned.append(figures["action_energy/alignment"])
     assert np.mean(aligned[:5]) > 0.8
     assert np.mean(aligned[-5:]) < np.mean(aligned[:5]) - 0.1
+
+
+@pytest.fixture(scope="module")
+def minima(cells: list[Atoms], tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("crystals") / "cells.extxyz"
+    ase.io.write(path, cells)
+    return str(path)
+
+
+def configuration(minima: str, folder: Path, energy: dict[str, Any] | None, **run: Any) -> dict[str, Any]:
+    return {
+        "method": "cloning",
+        "structures": minima,
+        "kind": "minimum",
+        "actor": ACTOR | {"trunk": TRUNK},
+        "batch_size": 6,
+        "updates_per_epoch": 3,
+        "action_energy": energy,
+        "evaluation": {"structures": minima, "count": 2, "steps": 30, "every": 24},
+        "run": {"dir": str(folder), "updates": 8, "log_every": 12} | run,
+    }
+
+
+ENERGY = {
+    "model": {"channels": 4, "head_channels": 8},
+    "negatives": ["swap", "layers", "noise", "scaled", "flipped", "previous"],
+    "alignment": 0.1,
+    "ramp": [2, 6],
+}
+
+
+def test_interrupted_and_resumed_the_run_is_the_same_and_its_agent_can_be_switched(
+    minima: str, tmp_path: Path, cells: list[Atoms]
+) -> None:
+    whole = train(configuration(minima, tmp_path / "whole", ENERGY), verbose=False).folder
+    train(configuration(minima, tmp_path / "half", ENERGY, updates=8, steps=24), verbose=False)
+    half = resume(tmp_path / "half", ("run.steps=null",), verbose=False).folder
+    expected, got = (
+        {k: v for k, v in read_metrics(f / "metrics.csv").items() if "time/" not in k} for f in (whole, half)
+    )
+    assert {f"action_energy/{figure}" for figure in FIGURES} <= set(expected)
+    assert list(got) == list(expected)
+    for name, values in expected.items():
+        np.testing.assert_array_equal(got[name], values, err_msg=name)
+    assert np.nanmax(expected["action_energy/not_finite"]) == 0.0
+    ours, theirs = (load_model(folder / "last")[0] for folder in (whole, half))
+    assert {name.split(".")[0] for name in ours} == {"base", "model"}
+    assert all(torch.equal(theirs[name], value) for name, value in ours.items())
+
+    agent = load_agent(str(whole / "last"))
+    assert isinstance(agent.actor, VerifiedActor)
+    counts = []
+    for name in (str(whole / "last"), f"{whole / 'last'},verifier=off"):
+        atoms = cells[0].copy()
+        atoms.rattle(0.05, seed=1)
+        atoms.calc = TorchCalculator(parse_calculator("emt").potential())
+        optimizer = relaxrl.RLOptimizer(atoms, agent=name, logfile=None)
+        assert optimizer.run(fmax=0.01, steps=60)
+        counts.append(optimizer.force_evaluations)
+    assert len(counts) == 2
+
+
+def test_with_weight_zero_the_actor_is_trained_as_without(minima: str, tmp_path: Path) -> None:
+    """Streams of randomness are independent, and no gradient flows back."""
+    parameters = []
+    for name, energy in (
+        ("plain", None),
+        ("beside", ENERGY | {"weight": 0.0, "copies": 1}),
+        ("aux", ENERGY | {"copies": 1}),
+    ):
+        config = load_run_config(configuration(minima, tmp_path / name, energy))
+        assert isinstance(config, CloningConfig)
+        cloner = Cloner(config, RunFolder.create(str(tmp_path / name), 0))
+        for _ in range(2):
+            cloner.update()
+        parameters.append(torch.cat([p.detach().flatten() for p in cloner.module.parameters()]))
+    assert torch.equal(parameters[0], parameters[1])
+    assert not torch.equal(parameters[0], parameters[2])
+
+
+def test_an_agent_that_exists_gets_a_verifier_and_stays_as_it_is(minima: str, tmp_path: Path) -> None:
+    plain = train(configuration(minima, tmp_path / "plain", None), verbose=False).folder
+    settings = configuration(minima, tmp_path / "verified", ENERGY | {"freeze_actor": True}, updates=4)
+    settings["trainer"] = {"ckpt_file": str(plain / "last")}
+    verified = train(settings, verbose=False).folder
+    before, after = load_agent(str(plain / "last")), load_agent(str(verified / "last"))
+    assert isinstance(after.actor, VerifiedActor)
+    own = dict(after.actor.base.state_dict())
+    assert all(torch.equal(own[name], value) for name, value in before.actor.state_dict().items())
+    # And once more, from the agent with a verifier.
+    again = configuration(minima, tmp_path / "again", ENERGY | {"freeze_actor": True}, updates=1)
+    again["trainer"] = {"ckpt_file": str(verified / "last")}
+    last = load_agent(str(train(again, verbose=False).folder / "last"))
+    assert all(torch.equal(last.actor.base.state_dict()[name], value) for name, value in own.items())
+    with pytest.raises(ConfigError, match=r"`action_energy.freeze_actor` needs an actor .* give `trainer.ckpt_file`"):
+        load_run_config(configuration(minima, tmp_path / "none", ENERGY | {"freeze_actor": True}))
+
+
+def test_batches_hold_copies_of_each_crystal(minima: str, tmp_path: Path) -> None:
+    config = load_run_config(configuration(minima, tmp_path / "run", ENERGY | {"copies": 3}))
+    assert isinstance(config, CloningConfig)
+    chosen, graph = Cloner(config, RunFolder.create(str(tmp_path / "run"), 0)).draw()
+    assert chosen[:3] == [chosen[0]] * 3
+    assert chosen[3:] == [chosen[3]] * 3
+    first, second = graph.unbatch()[:2]
+    assert float((first.positions - second.positions).abs().max()) > 1e-4
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        (
+            "action_energy.negativs=[swap]",
+            "unknown key `action_energy.negativs`; did you mean `action_energy.negatives`?",
+        ),
+        ("action_energy.negatives=[swop]", "did you mean `swap`?"),
+        ("action_energy.negatives=[]", "`negatives` must name at least one kind"),
+        ("action_energy.negatives=[swap, swap]", "`negatives` must name each kind once"),
+        ("action_energy.model.bonded=true", "did you mean `action_energy.model.bounded`?"),
+        ("action_energy.verifier.gates=[-1]", "`gates` must be positive factors"),
+        ("action_energy.noise=[]", "`noise` must be positive numbers, got []"),
+        ("action_energy.scales=[1.0]", "`scales` must not hold 1"),
+        ("action_energy.temperature=0", "`temperature` must be positive, got 0.0"),
+        ("action_energy.weight=-1", "`weight` must not be negative, got -1.0"),
+        ("action_energy.ramp=[5, 5]", "`ramp` must be two updates, the earlier one first, got [5, 5]"),
+        ("action_energy.copies=7", "`batch_size` must be a multiple of `action_energy.copies` = 7, got 24"),
+        ("action_energy.swaps=0", "`swaps` must be at least 1, or null for all, got 0"),
+    ],
+)
+def test_mistakes_are_named(override: str, message: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_run_config(
+            {"method": "cloning", "structures": "metals:train", "action_energy": {}}, [override], "run.yaml"
+        )
+    assert message in str(caught.value)

@@ -38,7 +38,7 @@ class Engine:
         self.config = config
         self.model = model
         self.step = 0
-        self.average = None if config.ema_decay is None else _average(model, config.ema_decay, config.ema_warmup)
+        self.average = None if config.ema_decay is None else averaged(model, config.ema_decay, config.ema_warmup)
         self._trained = select_trained(model, config.finetune_modules)
         self.optimizer = build_optimizer(config.optimizer, self._trained, config.max_lr, config.optimizer_kwargs)
         self.rate = LearningRate(config, self.optimizer, steps_per_epoch, total_steps)
@@ -105,7 +105,7 @@ class Engine:
         self.step = state["step"]
 
 
-def _average(model: nn.Module, decay: float, warmup: bool) -> AveragedModel:
+def averaged(model: nn.Module, decay: float, warmup: bool) -> AveragedModel:
     """The moving average of a model's parameters; with a warm-up its memory is shorter while there is little in it."""
     if not warmup:
         blend = get_ema_multi_avg_fn(decay)  # type: ignore[no-untyped-call]  # torch's lacks types
