@@ -25,7 +25,7 @@ def default_capacity(n_atoms: float) -> int:
     Args:
         n_atoms: Atoms of a typical structure of the training set, for example the mean.
 
-    Example:
+    Examples:
         >>> [default_capacity(n) for n in (1, 4, 8, 32, 108)]
         [1000, 2000, 4000, 16000, 50000]
     """

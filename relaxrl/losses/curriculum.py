@@ -95,7 +95,7 @@ def median_log10(values: Tensor, mask: Tensor | None = None) -> float:
         values: Of any shape.
         mask: Of the same shape, bool.
 
-    Example:
+    Examples:
         >>> median_log10(torch.tensor([-1.0, 100.0]))
         1.0
     """
@@ -113,7 +113,7 @@ def curriculum_progress(worst_ratio: float, *, lo: float = 0.0, hi: float = 3.0)
     Raises:
         ValueError: `worst_ratio` is not finite, or `hi` is not above `lo`.
 
-    Example:
+    Examples:
         >>> [curriculum_progress(worst_ratio) for worst_ratio in (5.0, 3.0, 1.5, 0.0)]
         [0.0, 0.0, 0.5, 1.0]
     """
