@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint nightly bench wheel clean
+.PHONY: demo test lint docs nightly bench wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -18,7 +18,7 @@ demo: $(STAMP) ## train an agent on the metals set; compare it and the shipped o
 	$(BIN)/relaxrl evaluate --agent $(DEMO) metals metals-planner --structures metals:test --calculator emt --workers 2 \
 		--methods BFGS,BFGSLineSearch,BFGS-alpha10,GoodOldQuasiNewton,FIRE,untrained --out $(DEMO)/evaluation
 
-test: $(STAMP) lint wheel ## all checks and the tests but the slow ones
+test: $(STAMP) lint docs wheel ## all checks and the tests but the slow ones
 	$(BIN)/python -m pytest -m 'not slow'
 
 lint: $(STAMP) ## style, types, import directions
@@ -26,6 +26,9 @@ lint: $(STAMP) ## style, types, import directions
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+docs: $(STAMP) ## the site, into build/site; warnings are errors
+	NO_MKDOCS_2_WARNING=1 DISABLE_MKDOCS_2_WARNING=true $(BIN)/mkdocs build --quiet
 
 nightly: $(STAMP) ## the slow learning tests too
 	$(BIN)/python -m pytest

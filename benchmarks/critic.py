@@ -56,11 +56,19 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 }
 
 
-class Modified:
+class Variation:
+    """A policy that steps otherwise than the agent, and shows its Hessian, by which the safeguard corrects it."""
+
+    def __init__(self, agent: Agent) -> None:
+        self.agent = agent
+        self.hessian = agent.hessian
+
+
+class Modified(Variation):
     """The agent's step, changed by a fixed rule."""
 
     def __init__(self, agent: Agent, change: Callable[[Tensor], Tensor]) -> None:
-        self.agent = agent
+        super().__init__(agent)
         self.change = change
 
     def act(self, graph: AtomGraph) -> Tensor:
@@ -68,11 +76,11 @@ class Modified:
         return self.change(self.agent.act(graph))
 
 
-class Foresight:
+class Foresight(Variation):
     """What a perfect critic of the next step could do: several lengths of the step are tried, at no cost."""
 
     def __init__(self, agent: Agent, gates: Sequence[float], by_energy: bool) -> None:
-        self.agent = agent
+        super().__init__(agent)
         self.gates = gates
         self.by_energy = by_energy
 
@@ -86,10 +94,11 @@ class Foresight:
         return step * self.gates[int(torch.nan_to_num(left, nan=torch.inf).argmin())]
 
 
-class QuasiNewton:
+class QuasiNewton(Variation):
     """Always the candidate that corrects the predicted Hessian by the last step."""
 
     def __init__(self, agent: Agent) -> None:
+        super().__init__(agent)
         sizes = RankedActorConfig(
             actor=agent.actor.config, critic=CriticConfig(), candidates=CandidatesConfig(gates=(), secant=True)
         )

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ast
 import dataclasses
 import inspect
+import itertools
 import textwrap
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from enum import Enum
 from typing import Any
 
@@ -25,12 +26,13 @@ ROOTS: dict[str, type] = {
 }
 """What a file as a whole can be, and what it is called in headings."""
 
+_PLAIN_TYPES: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
+
 INTRODUCTION = """# Configuration
 
-Every key of every configuration file: made from the classes that check it. A file gives what it wants to be other than
-the default, and any key can be set on the command line with dots, `relaxrl train FILE td3.gamma=0.9`. A wrong key or value
-is an error that names file, key and the nearest valid spelling. Files of one kind begin with the table of that kind; a
-key whose type is a link has keys of its own.
+Every key of every configuration file, made from the classes that check it. A file gives what it wants to be other than
+the default, and any key can be set on the command line with dots, `relaxrl train FILE td3.gamma=0.9`. A wrong key or
+value is an error that names file, key and the nearest valid spelling. A key whose type is a link has keys of its own.
 """
 
 
@@ -67,9 +69,10 @@ def _meanings(cls: type) -> Iterator[tuple[str, str]]:
         if not dataclasses.is_dataclass(ancestor):
             continue
         body = ast.parse(textwrap.dedent(inspect.getsource(ancestor))).body[0].body
-        for field, below in zip(body, body[1:], strict=False):
-            if isinstance(field, ast.AnnAssign) and isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                yield field.target.id, inspect.cleandoc(str(below.value.value))
+        for field, below in itertools.pairwise(body):
+            match field, below:
+                case ast.AnnAssign(target=ast.Name(id=name)), ast.Expr(value=ast.Constant(value=str(text))):
+                    yield name, inspect.cleandoc(text)
 
 
 def _summary(cls: type) -> str:
@@ -99,15 +102,15 @@ def _type(hint: Any) -> str:
         return " or ".join(_type(part) for part in inner)
     if origin is typing.Annotated:
         return _type(inner[0])
-    if origin is not None and issubclass(origin, tuple | list) or origin in (tuple, list):
+    if origin in (tuple, list, Sequence):
         kinds = list(dict.fromkeys(_type(part) for part in inner if part is not Ellipsis))
-        length = "" if Ellipsis in inner or origin is list else f"{len(inner)} "
+        length = f"{len(inner)} times " if origin is tuple and Ellipsis not in inner else ""
         return f"list of {length}{' or '.join(kinds)}"
     if origin is not None and inner:
         return f"mapping of {' to '.join(_type(part) for part in inner)}"
     if isinstance(hint, type) and issubclass(hint, Enum):
         return " or ".join(f"`{member.value}`" for member in hint)
-    return {str: "text", int: "integer", float: "number", bool: "true or false"}.get(hint, getattr(hint, "__name__", str(hint)))
+    return _PLAIN_TYPES.get(hint, getattr(hint, "__name__", str(hint)))
 
 
 def _default(field: dataclasses.Field[Any]) -> str:

@@ -21,7 +21,8 @@ ROOMS = ("", "agents", "envs", "optimize", "evaluation", "training", "nn", "loss
 def home() -> str:
     """The README; its links as seen from `docs/`, those to files outside as names."""
     text = Path("README.md").read_text(encoding="utf-8")
-    return re.sub(r"\]\((?!https?:|docs/|#)", "](../", text).replace("](docs/", "](").replace("](../docs)", "](architecture.md)")
+    text = re.sub(r"\]\((?!https?:|docs/|#)", "](../", text)
+    return text.replace("](docs/", "](").replace("](../docs)", "](architecture.md)")
 
 
 def api_index() -> str:

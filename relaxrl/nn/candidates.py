@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import torch
+from scipy import sparse
 from torch import Tensor, nn
 
 from relaxrl.graph import AtomGraph, scatter_sum
@@ -17,6 +18,7 @@ from relaxrl.nn.heads import Decisions
 from relaxrl.nn.hessian import HessianActor
 from relaxrl.nn.inputs import NetworkInputs
 from relaxrl.nn.trunk import TrunkOutput
+from relaxrl.typing import FloatArray
 
 LEAST_CURVATURE = 0.05
 """A secant pair is used if the cosine between step and change of the gradient is at least this."""
@@ -84,6 +86,11 @@ class RankedActor(nn.Module):
     def pick(candidates: Tensor, chosen: Tensor, graph_index: Tensor) -> Tensor:
         """The displacements (n_atoms, 3) of the candidates chosen (n_graphs,)."""
         return pick(candidates, chosen, graph_index)
+
+    @torch.no_grad()
+    def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array | None:
+        """What the actor itself predicts, see `HessianActor.hessian`; None if it predicts none."""
+        return self.base.hessian(graph) if isinstance(self.base, HessianActor) else None
 
     def decisions(self, graph: AtomGraph) -> Decisions:
         """Gate and trust radius of the actor itself."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 from ase import Atoms
@@ -16,6 +17,7 @@ from relaxrl.nn import (
     CandidatesConfig,
     CriticConfig,
     DirectActorConfig,
+    HessianActor,
     HessianActorConfig,
     RankedActor,
     RankedActorConfig,
@@ -98,6 +100,12 @@ def test_margin_keeps_the_own_step_where_little_is_to_be_gained() -> None:
     values = torch.tensor([[1.0, 1.0, 3.0], [1.2, 2.0, 2.0], [0.0, 1.4, 2.9]])
     assert make(margin=0.0).choose(values).tolist() == [1, 1, 0]
     assert make(margin=0.5).choose(values).tolist() == [0, 1, 0]
+
+
+def test_the_hessian_of_the_actor_is_shown(crystal: Callable[..., Atoms], graph_of: Callable[..., AtomGraph]) -> None:
+    ranked, graph = make(gates=(0.7,)), graph_of(crystal(0))
+    assert isinstance(ranked.base, HessianActor)
+    assert np.array_equal(ranked.hessian(graph), ranked.base.hessian(graph))
 
 
 def test_choices_rotate_with_the_crystal(graph: AtomGraph, shake: Callable[[torch.nn.Module], None]) -> None:
