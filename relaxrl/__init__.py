@@ -24,8 +24,17 @@ _HOMES = {
 }
 
 # Here, because worker processes know the name "relaxrl:relaxrl/Relax-v0" only; the entry point is imported when made.
-gymnasium.register(id="relaxrl/Relax-v0", entry_point="relaxrl.envs.gym_env:RelaxEnv")
-gymnasium.register(id="relaxrl/RelaxFlat-v0", entry_point="relaxrl.envs.gym_env:RelaxFlatEnv")
+gymnasium.register(
+    id="relaxrl/Relax-v0",
+    entry_point="relaxrl.envs.gym_env:RelaxEnv",
+    vector_entry_point="relaxrl.envs.vector_env:RelaxVectorEnv",
+)
+gymnasium.register(
+    id="relaxrl/RelaxFlat-v0",
+    entry_point="relaxrl.envs.gym_env:RelaxFlatEnv",
+    vector_entry_point="relaxrl.envs.vector_env:RelaxFlatVectorEnv",
+)
+gymnasium.register(id="relaxrl/RelaxRagged-v0", entry_point="relaxrl.envs.ragged_env:RelaxRaggedEnv")
 
 
 def __getattr__(name: str) -> Any:

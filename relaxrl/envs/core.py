@@ -141,6 +141,11 @@ class RelaxationEnv:
         """Whether each episode has ended, (n_envs,), bool."""
         return self._reasons != _RUNNING
 
+    @property
+    def reasons(self) -> list[str]:
+        """Why each episode has ended, see `relaxrl.envs.Reason`; "" where it runs."""
+        return self._words()
+
     def reset(self, indices: Sequence[int] | None = None) -> AtomGraph:
         """Begin new episodes in all slots.
 
@@ -155,8 +160,7 @@ class RelaxationEnv:
             CalculatorError: The calculator fails at a crystal's start.
             ValueError: `indices` is not one valid index per slot.
         """
-        slots = list(range(self.n_envs))
-        return self._begin(slots, self._draw(len(slots)) if indices is None else self._checked(indices))
+        return self.reset_slots(range(self.n_envs), indices)
 
     def reset_finished(self) -> AtomGraph:
         """Begin new episodes in the slots whose episode has ended; the others go on.
@@ -165,8 +169,27 @@ class RelaxationEnv:
             StructureError: As in `reset`.
             CalculatorError: As in `reset`.
         """
-        slots = torch.nonzero(self.finished).flatten().tolist()
-        return self._begin(slots, self._draw(len(slots))) if slots else self.graph
+        return self.reset_slots(torch.nonzero(self.finished).flatten().tolist())
+
+    def reset_slots(self, slots: Sequence[int], indices: Sequence[int] | None = None) -> AtomGraph:
+        """Begin new episodes in some slots; the others go on.
+
+        Args:
+            slots: Numbers of the slots, each once.
+            indices: Which crystal for each of them; drawn by `weights` if None.
+
+        Raises:
+            StructureError: As in `reset`.
+            CalculatorError: As in `reset`.
+            ValueError: `indices` is not one valid index per slot.
+            RuntimeError: There was no `reset` before, and so nothing that could go on.
+        """
+        if not slots:
+            return self.graph
+        if len(slots) < self.n_envs:
+            _begun(self._graph)
+        chosen = self._draw(len(slots)) if indices is None else self._checked(indices, len(slots))
+        return self._begin(list(slots), chosen)
 
     def step(self, displacements: Tensor | Action) -> StepResult:
         """Displace the atoms, as far as that is legal, and evaluate the forces there.
@@ -255,12 +278,11 @@ class RelaxationEnv:
         drawn: list[int] = self.generator.choice(len(self.crystals), size=n, p=self._probabilities).tolist()
         return drawn
 
-    def _checked(self, indices: Sequence[int]) -> list[int]:
+    def _checked(self, indices: Sequence[int], n: int) -> list[int]:
         chosen = [int(index) for index in indices]
-        if len(chosen) != self.n_envs or not all(0 <= index < len(self.crystals) for index in chosen):
-            raise ValueError(
-                f"`indices` must be n_envs={self.n_envs} numbers from 0 to {len(self.crystals) - 1}, got {chosen}"
-            )
+        if len(chosen) != n or not all(0 <= index < len(self.crystals) for index in chosen):
+            slots = f"n_envs={n}" if n == self.n_envs else f"{n}"
+            raise ValueError(f"`indices` must be {slots} numbers from 0 to {len(self.crystals) - 1}, got {chosen}")
         return chosen
 
     def _begin(self, slots: list[int], indices: list[int]) -> AtomGraph:

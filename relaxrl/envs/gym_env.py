@@ -9,6 +9,7 @@ import gymnasium
 
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.core import RelaxationEnv
+from relaxrl.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, render
 from relaxrl.envs.task import Calculator, Structures, Task
 from relaxrl.envs.views import FlatView, PaddedView, information, of_one
 from relaxrl.typing import StateDict
@@ -77,14 +78,17 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
             ASE calculator. Not a calculator itself: each process makes its own, so that the environment can be pickled.
         config: Options of the environment; as a mapping, keys of `EnvConfig`.
         n_max: Number of atoms to pad to; that of the largest structure if None.
-        render_mode: None; there is nothing to see.
+        render_mode: "rgb_array" for a picture of the structure with its forces as arrows, "ansi" for a table; None for
+            neither.
 
     Raises:
+        ValueError: There is no such render mode.
         StructureError: The structures can't be read, or one has more than `n_max` atoms.
         CalculatorError: There is no such calculator, or it does not know an element.
         ConfigError: The config has a wrong key or value.
     """
 
+    metadata: dict[str, Any] = {"render_modes": list(RENDER_MODES), "render_fps": RENDER_FPS}  # noqa: RUF012 - Gymnasium's own type
     view_type: ClassVar[type[PaddedView]] = PaddedView
 
     def __init__(
@@ -93,8 +97,9 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
         calculator: Calculator = "emt",
         config: EnvConfig | Mapping[str, Any] | None = None,
         n_max: int | None = None,
-        render_mode: None = None,
+        render_mode: str | None = None,
     ) -> None:
+        check_render_mode(render_mode)
         self.task = Task.of(structures, calculator, config, n_max)
         self.render_mode = render_mode
         self.view = self.view_type(self.task.n_max)
@@ -145,6 +150,10 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
             bool(result.truncated),
             of_one(information(core, result, self.task.n_max)),
         )
+
+    def render(self) -> Any:
+        """The structure as it is now: a picture (height, width, 3), uint8, or text; None without a render mode."""
+        return render(self.core, 0, self.render_mode)
 
     def __getstate__(self) -> StateDict:
         # A potential may not pickle; the state of the episode does.

@@ -126,6 +126,15 @@ def padded(values: Tensor, graph: AtomGraph, n_max: int) -> Float32Array:
 def _check(action: NDArray[np.float64], expected: tuple[int, ...], shape: str) -> None:
     if action.shape != expected:
         raise ValueError(f"`action` must have shape {expected} ({shape}), got {action.shape}")
+    check_finite(action)
+
+
+def check_finite(action: NDArray[np.float64]) -> None:
+    """Check that all numbers of an action are finite.
+
+    Raises:
+        ValueError: One is not.
+    """
     if not np.isfinite(action).all():
         raise ValueError("`action` must be finite, got NaN or infinity; the policy has probably diverged")
 
@@ -158,6 +167,30 @@ def information(core: RelaxationEnv, result: StepResult | None, n_max: int) -> d
 def of_one(info: dict[str, NDArray[Any]]) -> dict[str, Any]:
     """The `information` of a batch of one, with Python's own numbers."""
     return {key: rows[0] if rows.ndim > 1 else rows.tolist()[0] for key, rows in info.items()}
+
+
+def merged(done: NDArray[np.bool_], new: dict[str, NDArray[Any]], old: dict[str, NDArray[Any]]) -> dict[str, Any]:
+    """`new` in the rows that are done, `old` in the others."""
+    return {key: np.where(_column(done, rows), new[key], rows) for key, rows in old.items()}
+
+
+def with_masks(info: dict[str, NDArray[Any]], told: NDArray[np.bool_]) -> dict[str, Any]:
+    """Information of a batch as vector environments give it: nothing where none is told, and a mask `_KEY` beside it.
+
+    Args:
+        info: Arrays (n_envs, ...).
+        told: (n_envs,); of which environments there is information.
+    """
+    whole: dict[str, Any] = {}
+    for key, rows in info.items():
+        nothing: Any = None if rows.dtype == object else np.zeros((), rows.dtype)
+        whole[key] = np.where(_column(told, rows), rows, nothing)
+        whole[f"_{key}"] = told.copy()
+    return whole
+
+
+def _column(choice: NDArray[np.bool_], rows: NDArray[Any]) -> NDArray[np.bool_]:
+    return choice.reshape(-1, *[1] * (rows.ndim - 1))
 
 
 def _numbers(values: Tensor, dtype: type[np.generic]) -> NDArray[Any]:
