@@ -22,3 +22,7 @@ class ConfigError(RelaxRLError, ValueError):
 
 class CheckpointError(RelaxRLError, ValueError):
     """A checkpoint is truncated, foreign, or belongs to another architecture."""
+
+
+class ResultsError(RelaxRLError, ValueError):
+    """Stored results of a run or of an evaluation are missing, broken or foreign."""

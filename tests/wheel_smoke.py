@@ -30,6 +30,7 @@ def main() -> None:
     subprocess.run([*command, "evaluate", "--agent", "none", *arguments], check=True, stdout=subprocess.DEVNULL)
     summary = json.loads(Path("out/summary.json").read_text())
     assert "BFGS" in json.dumps(summary)
+    assert "3Dmol" in Path("out/report.html").read_text(encoding="utf-8")  # templates and scripts are in the wheel
     sys.stdout.write(f"wheel {relaxrl.__version__} works away from the checkout\n")
 
 

@@ -6,6 +6,7 @@ import argparse
 import sys
 import time
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,12 @@ Relax the same structures with an agent and with classical optimizers, and count
 calculator, which are what a relaxation costs. Every method starts from the same positions with a fresh calculator.
 
 Writes into DIR
+  report.html   all of it as one page for a browser: tables, charts, relaxations to watch, worst cases first
   runs.csv      one row per structure and method; a force never reached leaves its evaluation count empty
   summary.json  median, mean, p95, max, converged fraction of each method, and its ratio to BFGS with an interval
-  report.md     the same as tables, naming the best classical method of each set: the bar an agent has to clear
+  traces.csv    fmax and energy of each force evaluation of each run
+  trajectories.npz  geometries of the worst structures' relaxations (--views)
+  report.md     the tables again, naming the best classical method of each set: the bar an agent has to clear
   *.png         distribution, performance profile, fmax against evaluations, ratio against number of atoms
 """
 
@@ -105,6 +109,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         "--device", default="cpu", help="of agents, and of the potential with --together: cpu or cuda (default: cpu)"
     )
+    parser.add_argument(
+        "--views",
+        type=int,
+        default=100,
+        metavar="N",
+        help="structures whose relaxations are kept step by step for the report, worst first (default: 100)",
+    )
     parser.set_defaults(run=run)
 
 
@@ -143,7 +154,7 @@ def run(args: argparse.Namespace) -> int:
 
         def on_record(record: RunRecord, done: int, total: int) -> None:
             nonlocal saved
-            records.append(record)
+            records.append(replace(record, film=None))  # the films of good runs are not kept
             bar.update(task, completed=done, total=total, description=f"{record.structure} {record.method}")
             if time.monotonic() - saved > SAVE_EVERY:
                 write_runs(args.out / "runs.csv", records, thresholds)
@@ -164,6 +175,7 @@ def run(args: argparse.Namespace) -> int:
                 workers=args.workers,
                 together=args.together,
                 device=args.device,
+                views=args.views,
                 on_record=on_record,
             )
         except KeyboardInterrupt:
@@ -171,6 +183,7 @@ def run(args: argparse.Namespace) -> int:
                 write_runs(args.out / "runs.csv", records, thresholds)
                 print(f"relaxrl: the {len(records)} runs so far are in {args.out / 'runs.csv'}", file=sys.stderr)
             raise
+    comparison = replace(comparison, command=args.command)
     console = Console()
     if not console.is_terminal:
         console = Console(width=200)  # tables in files and pipes are not to be folded

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 
@@ -28,6 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = build_parser()
     args = parser.parse_args(argv)
+    # Reports say how to repeat them.
+    args.command = shlex.join(["relaxrl", *(sys.argv[1:] if argv is None else argv)])
     try:
         return int(args.run(args))
     except RelaxRLError as error:

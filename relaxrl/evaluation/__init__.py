@@ -2,7 +2,7 @@
 
 from relaxrl.evaluation.compare import Comparison, evaluate
 from relaxrl.evaluation.methods import method_names
-from relaxrl.evaluation.report import write_report
+from relaxrl.evaluation.output import write_report
 from relaxrl.evaluation.run import Limits, RunRecord
 from relaxrl.evaluation.summary import MethodSummary, SetSummary
 

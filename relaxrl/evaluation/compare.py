@@ -7,7 +7,8 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from functools import cache
 from os import PathLike, fspath
 from pathlib import Path
@@ -22,14 +23,19 @@ from relaxrl.evaluation.oracle import newton_oracle
 from relaxrl.evaluation.run import Limits, RunRecord, Start, run_method
 from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.evaluation.together import run_together
+from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
 from relaxrl.optimize.policy import load_policy
 from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
+from relaxrl.provenance import versions
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal, perturb, read_structures
 
 AgentLike: TypeAlias = str | Path | Policy
 StructuresLike: TypeAlias = str | PathLike[str] | Atoms | Sequence[str | PathLike[str] | Atoms | Crystal]
+
+VIEWS = 100
+"""Structures whose relaxations are kept step by step, the worst ones: some megabytes."""
 
 ALSO = 0.05
 """eV/Å, ASE's default for `fmax`: compared at where nobody says otherwise."""
@@ -45,6 +51,9 @@ class Comparison:
         limits: When runs ended.
         rattle: Å.
         seed: Of rattle and bootstrap.
+        command: That makes it again; None where no command made it.
+        versions: What it was made with: relaxrl, Python, libraries, commit.
+        created: When it ended, UTC.
     """
 
     records: list[RunRecord]
@@ -52,6 +61,10 @@ class Comparison:
     limits: Limits
     rattle: float
     seed: int
+    command: str | None = None
+    versions: dict[str, str | None] = field(default_factory=dict)
+    created: str | None = None
+    _summaries: dict[str | None, SetSummary] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
     def collections(self) -> list[str]:
@@ -65,8 +78,10 @@ class Comparison:
 
     def summary(self, collection: str | None = None) -> SetSummary:
         """Figures of one set; of all structures together if None."""
-        chosen = [record for record in self.records if collection in (None, record.collection)]
-        return summarize(collection or "all", chosen, self.limits, self.seed)
+        if collection not in self._summaries:  # bootstraps take a while, and each table and plot asks
+            chosen = [record for record in self.records if collection in (None, record.collection)]
+            self._summaries[collection] = summarize(collection or "all", chosen, self.limits, self.seed)
+        return self._summaries[collection]
 
 
 def evaluate(
@@ -84,6 +99,7 @@ def evaluate(
     workers: int = 1,
     together: int = 1,
     device: str = "cpu",
+    views: int = VIEWS,
     on_record: Callable[[RunRecord, int, int], None] | None = None,
 ) -> Comparison:
     """Relax the same structures with agents and classical optimizers, and count their force evaluations.
@@ -107,6 +123,7 @@ def evaluate(
         together: Structures relaxed side by side, with one call of the potential and of the agent for all of them; for
             calculators with a torch potential. The seconds of each are then an equal part of those of all.
         device: Of agents, and of the potential where structures are relaxed side by side.
+        views: Structures whose geometries are kept for the report, evaluation by evaluation: the worst ones.
         on_record: Called with each outcome, how many there are, and how many there will be.
 
     Returns:
@@ -135,6 +152,8 @@ def evaluate(
             "expected together >= 1, and neither workers nor a limit of seconds beside more than one, got "
             f"together={together}, workers={workers}, seconds={seconds}"
         )
+    if views < 0:
+        raise ConfigError(f"expected views >= 0, got {views}")
     limits = Limits(fmax, steps, seconds, _also(also, fmax))
     names = check_methods(methods)
     spec = parse_calculator(calculator)
@@ -158,12 +177,35 @@ def evaluate(
     else:
         policies = {name: _on(_loaded(item), device) for name, item in agents.items()}
         runs = _side_by_side(starts, labels, spec, limits, policies, together, device)
+    library = _FilmLibrary(views, labels, limits)
     for record in runs:
         outcomes[record.structure, record.method] = record
+        library.tidy(record.structure, outcomes)
         if on_record is not None:
             on_record(record, len(outcomes), len(jobs))
     ordered = [outcomes[start.structure, method] for start, method in jobs]
-    return Comparison(ordered, spec.name, limits, rattle, seed)
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Comparison(ordered, spec.name, limits, rattle, seed, versions=versions(), created=created)
+
+
+class _FilmLibrary:
+    """Keeps the films of the worst structures only, so that memory is bounded in an evaluation of thousands."""
+
+    def __init__(self, size: int, methods: Sequence[str], limits: Limits) -> None:
+        self.size, self.methods, self.limits = size, methods, limits
+        self._badness: dict[str, tuple[int, float]] = {}
+
+    def tidy(self, structure: str, outcomes: dict[tuple[str, str], RunRecord]) -> None:
+        """Take in a structure once all methods have run, and forget the films of the one that did best."""
+        runs = [outcomes[structure, method] for method in self.methods if (structure, method) in outcomes]
+        if len(runs) < len(self.methods):
+            return
+        self._badness[structure] = badness(runs, self.limits)
+        if len(self._badness) > self.size:
+            best = min(self._badness, key=lambda name: self._badness[name])
+            del self._badness[best]
+            for method in self.methods:
+                outcomes[best, method] = replace(outcomes[best, method], film=None)
 
 
 def starting_points(structures: StructuresLike, rattle: float, seed: int) -> list[Start]:

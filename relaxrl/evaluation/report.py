@@ -1,11 +1,9 @@
-"""What an evaluation leaves behind: tables for people, CSV and JSON for programs."""
+"""An evaluation in words and numbers: tables for people, CSV and JSON for programs."""
 
 from __future__ import annotations
 
 import csv
-import json
 import math
-import os
 from collections.abc import Sequence
 from io import StringIO
 from pathlib import Path
@@ -13,9 +11,9 @@ from typing import Any
 
 from rich.table import Table
 
+from relaxrl.checkpoint import write_atomically
 from relaxrl.evaluation.compare import Comparison
 from relaxrl.evaluation.methods import AGENT_PREFIX, REFERENCE
-from relaxrl.evaluation.plots import draw_plots
 from relaxrl.evaluation.run import RunRecord
 from relaxrl.evaluation.statistics import ENERGY_TOLERANCE, Ratio, energy_relation
 from relaxrl.evaluation.summary import MethodSummary, SetSummary
@@ -70,7 +68,7 @@ def write_runs(path: Path, records: Sequence[RunRecord], thresholds: Sequence[fl
     writer = csv.DictWriter(text, csv_columns(thresholds), lineterminator="\n")
     writer.writeheader()
     writer.writerows(csv_row(record, reference.get(record.structure)) for record in records)
-    _write(path, text.getvalue())
+    write_atomically(path, text.getvalue().encode())
 
 
 def summary_json(comparison: Comparison) -> dict[str, Any]:
@@ -83,39 +81,30 @@ def summary_json(comparison: Comparison) -> dict[str, Any]:
             "also": list(comparison.limits.also),
             "steps": comparison.limits.steps,
             "rattle": comparison.rattle,
+            "seconds": comparison.limits.seconds,
             "seed": comparison.seed,
             "confidence": 0.95,
             "energy_tolerance_per_atom": ENERGY_TOLERANCE,
+        },
+        "provenance": {
+            "command": comparison.command,
+            "created": comparison.created,
+            "versions": comparison.versions,
         },
         **{key: value for key, value in whole.as_json().items() if key != "name"},
         "sets": {name: comparison.summary(name).as_json() for name in comparison.collections},
     }
 
 
-def write_report(comparison: Comparison, folder: str | os.PathLike[str]) -> list[Path]:
-    """Write `runs.csv`, `summary.json`, `report.md` and the plots; files of an earlier report are replaced.
-
-    Returns:
-        What was written.
-    """
-    out = Path(folder)
-    out.mkdir(parents=True, exist_ok=True)
-    write_runs(out / "runs.csv", comparison.records, comparison.limits.thresholds)
-    _write(out / "summary.json", json.dumps(summary_json(comparison), indent=2, ensure_ascii=False) + "\n")
-    plots = draw_plots(comparison, out)
-    _write(out / "report.md", markdown(comparison, plots))
-    return [out / "runs.csv", out / "summary.json", out / "report.md", *plots]
-
-
 def table(summary: SetSummary, agents_first: bool = True) -> Table:
     """The figures of one set for the terminal."""
-    title = f"{summary.name}: {_structures(summary)}, force evaluations to {summary.fmax:g} eV/Å"
-    result = Table(title=title, caption=_caption(summary), title_justify="left", caption_justify="left")
+    title = f"{summary.name}: {structures_text(summary)}, force evaluations to {summary.fmax:g} eV/Å"
+    result = Table(title=title, caption=verdict(summary), title_justify="left", caption_justify="left")
     for name in columns(summary):
         result.add_column(name, justify="left" if name == "method" else "right", no_wrap=name == "method")
-    for name in _order(summary, agents_first):
+    for name in ordered_methods(summary, agents_first):
         style = "bold" if name.startswith(AGENT_PREFIX) else "green" if name == summary.best_classical else None
-        result.add_row(name, *_cells(summary.methods[name], summary), style=style)
+        result.add_row(name, *cells(summary.methods[name], summary), style=style)
     return result
 
 
@@ -136,38 +125,39 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
     if len(summaries) > 1:
         summaries.append(comparison.summary())
     for summary in summaries:
-        lines += [f"## {summary.name} ({_structures(summary)})", "", _caption(summary), ""]
-        rows = {name: _cells(summary.methods[name], summary) for name in _order(summary)}
+        lines += [f"## {summary.name} ({structures_text(summary)})", "", verdict(summary), ""]
+        rows = {name: cells(summary.methods[name], summary) for name in ordered_methods(summary)}
         lines += [*_markdown_table(columns(summary), rows), "", "Ratios at each force:", ""]
         heads = [head for level, best in summary.best_at.items() for head in (f"{level:g} eV/Å, to BFGS", f"to {best}")]
         rows = {}
-        for name in _order(summary):
+        for name in ordered_methods(summary):
             one = summary.methods[name]
             pairs = ((one.ratio_to_reference[level], one.ratio_to_best[level]) for level in summary.best_at)
-            rows[name] = [_ratio(ratio) for pair in pairs for ratio in pair]
+            rows[name] = [ratio_text(ratio) for pair in pairs for ratio in pair]
         lines += [*_markdown_table(["method", *heads], rows), ""]
         failures = {name: method.failures for name, method in summary.methods.items() if method.failures}
         if failures:
-            told = (f"{name} {_listed(kinds)}" for name, kinds in failures.items())
+            told = (f"{name} {kinds_text(kinds)}" for name, kinds in failures.items())
             lines += ["Runs that failed: " + "; ".join(told) + ". `runs.csv` has what each of them said.", ""]
     for plot in plots:
         lines += [f"![{plot.stem.replace('_', ' ')}]({plot.name})", ""]
     return "\n".join(lines)
 
 
-def _caption(summary: SetSummary) -> str:
+def verdict(summary: SetSummary) -> str:
+    """Whether agents need fewer evaluations than the best classical method, and what weighs in that."""
     if all(sum(method.failures.values()) == method.runs for method in summary.methods.values()):
         return "No method converged on any structure: there is nothing to compare. More --steps, or a look at runs.csv?"
     best = summary.methods[summary.best_classical].ratio_to_reference[summary.fmax]
-    text = f"The bar is the best classical method, {summary.best_classical} ({_ratio(best)} of BFGS)."
+    text = f"The bar is the best classical method, {summary.best_classical} ({ratio_text(best)} of BFGS)."
     for level in summary.also:
         if summary.best_at[level] != summary.best_classical:
             text += f" To {level:g} eV/Å it is {summary.best_at[level]}."
     for name, method in summary.methods.items():
         if name.startswith(AGENT_PREFIX):
             ratio = method.ratio_to_best[summary.fmax]
-            verdict = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "can't be told from it"
-            text += f" {name} {verdict}: {_ratio(ratio)} of its evaluations."
+            said = "clears it" if ratio.high < 1 else "misses it" if ratio.low > 1 else "can't be told from it"
+            text += f" {name} {said}: {ratio_text(ratio)} of its evaluations."
     return text + _failures(summary)
 
 
@@ -187,13 +177,14 @@ def _failures(summary: SetSummary) -> str:
     )
 
 
-def _order(summary: SetSummary, agents_first: bool = True) -> list[str]:
+def ordered_methods(summary: SetSummary, agents_first: bool = True) -> list[str]:
     """Agents, then the others by their ratio."""
     ratios = {name: method.ratio_to_reference[summary.fmax].value for name, method in summary.methods.items()}
     return sorted(ratios, key=lambda name: (agents_first and not name.startswith(AGENT_PREFIX), ratios[name]))
 
 
-def _cells(method: MethodSummary, summary: SetSummary) -> list[str]:
+def cells(method: MethodSummary, summary: SetSummary) -> list[str]:
+    """A row of the table, as `columns` has them, without the name."""
     at = method.at[summary.fmax]
     also = [ratios[level] for level in summary.also for ratios in (method.ratio_to_reference, method.ratio_to_best)]
     return [
@@ -202,8 +193,8 @@ def _cells(method: MethodSummary, summary: SetSummary) -> list[str]:
         f"{at.mean:.1f}",
         f"{at.p95:.1f}",
         f"{at.max:g}",
-        _ratio(method.ratio_to_reference[summary.fmax]),
-        _ratio(method.ratio_to_best[summary.fmax]),
+        ratio_text(method.ratio_to_reference[summary.fmax]),
+        ratio_text(method.ratio_to_best[summary.fmax]),
         *(f"{ratio.value:.3f}" for ratio in also),
         "/".join(str(method.energies[relation]) for relation in ("same", "lower", "higher")),
         f"{method.seconds:.2f}",
@@ -215,20 +206,16 @@ def _markdown_table(heads: Sequence[str], rows: dict[str, list[str]]) -> list[st
     return lines + [f"| {name} | " + " | ".join(cells) + " |" for name, cells in rows.items()]
 
 
-def _structures(summary: SetSummary) -> str:
+def structures_text(summary: SetSummary) -> str:
+    """How many structures a set has."""
     return f"{summary.structures} structure{'' if summary.structures == 1 else 's'}"
 
 
-def _ratio(ratio: Ratio) -> str:
+def ratio_text(ratio: Ratio) -> str:
+    """A ratio with its interval."""
     return f"{ratio.value:.3f} [{ratio.low:.3f}, {ratio.high:.3f}]"
 
 
-def _listed(kinds: dict[str, int]) -> str:
+def kinds_text(kinds: dict[str, int]) -> str:
+    """How many runs ended in which way."""
     return ", ".join(f"{count} by {kind}" for kind, count in kinds.items())
-
-
-def _write(path: Path, text: str) -> None:
-    """Replace a file in one go: a reader never meets half of it."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text, encoding="utf-8")
-    part.replace(path)

@@ -13,6 +13,7 @@ import numpy as np
 from ase import Atoms
 
 from relaxrl.errors import CalculatorError
+from relaxrl.evaluation.film import Film, Geometry
 from relaxrl.evaluation.methods import is_guided, make_optimizer
 from relaxrl.optimize import Policy
 from relaxrl.potentials import CalculatorSpec, CountedCalculator, EvaluationCounter
@@ -86,6 +87,8 @@ class RunRecord:
         energy: eV, at the end; NaN likewise.
         handover: Why the agent was relieved before the end; empty if it was not, and for methods without one.
         trace: fmax of each force evaluation, eV/Å; NaN where the calculator failed.
+        energies: Energy of each, eV; NaN likewise.
+        film: Its geometries; None where they were not kept.
     """
 
     structure: str
@@ -103,6 +106,8 @@ class RunRecord:
     energy: float
     handover: str
     trace: list[float] = field(repr=False)
+    energies: list[float] = field(default_factory=list, repr=False)
+    film: Film | None = field(default=None, repr=False)
 
 
 class _OutOfTime(BaseException):
@@ -110,14 +115,17 @@ class _OutOfTime(BaseException):
 
 
 class _TimedCounter(EvaluationCounter):
-    """Counts, and ends the run when its time is over."""
+    """Counts, remembers geometries, and ends the run when its time is over."""
 
     def __init__(self, seconds: float | None) -> None:
         super().__init__()
         self.limit = seconds
+        self.geometries: list[Geometry] = []
 
     def record(self, energy: float, fmax: float, geometry: Sequence[np.ndarray]) -> None:
         super().record(energy, fmax, geometry)
+        if len(geometry) > 1:
+            self.geometries.append((np.array(geometry[0]), np.array(geometry[1])))
         if self.limit is not None and self.seconds > self.limit:
             raise _OutOfTime
 
@@ -157,7 +165,8 @@ def run_with(
     converged, reason, handover = _relax(atoms, method, limits, agents, calculator)
     seconds = time.perf_counter() - began
     # Before energy and forces are asked for: an optimizer may end at a geometry that has to be evaluated again.
-    spent, distinct, trace = counter.count, counter.distinct, list(counter.fmaxs)
+    spent, distinct, trace, energies = counter.count, counter.distinct, list(counter.fmaxs), list(counter.energies)
+    film = Film.of(atoms, counter.geometries)
     reached = {level: counter.evaluations_to(level) if level > limits.fmax else None for level in limits.thresholds}
     energy, fmax = _final(atoms, counter)
     if converged and _above(energy, counter.energies[0], len(atoms)):
@@ -180,6 +189,8 @@ def run_with(
         energy=energy,
         handover=handover,
         trace=trace,
+        energies=energies,
+        film=film,
     )
 
 

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import platform
-import subprocess
 import time
-from importlib import metadata
 from pathlib import Path
 
-from relaxrl import __version__
 from relaxrl.checkpoint import load_checkpoint, save_checkpoint, write_atomically
 from relaxrl.errors import CheckpointError, ConfigError
 from relaxrl.metrics import CSVSink, FanOut, MetricSink, TensorBoardSink
+from relaxrl.provenance import versions
 from relaxrl.typing import StateDict
 
 KIND = "training"
@@ -20,8 +17,6 @@ KIND = "training"
 
 KEPT = 2
 """Checkpoints kept: the last one, and the one before in case the disk damages the last."""
-
-_LIBRARIES = ("ase", "e3nn", "gymnasium", "numpy", "pydantic", "scipy", "torch", "vesin")
 
 
 class RunFolder:
@@ -120,16 +115,4 @@ class RunFolder:
 
     def write_versions(self) -> None:
         """Record what the run was made with."""
-        versions = {"relaxrl": __version__, "python": platform.python_version(), "commit": _commit()}
-        versions |= {name: metadata.version(name) for name in _LIBRARIES}
-        write_atomically(self.versions, (json.dumps(versions, indent=2) + "\n").encode())
-
-
-def _commit() -> str | None:
-    """The commit of the checkout that the package runs from; None for an installed package."""
-    command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return done.stdout.strip()
+        write_atomically(self.versions, (json.dumps(versions(), indent=2) + "\n").encode())
