@@ -55,9 +55,11 @@ def test_records_are_those_of_single_runs(method):
     for one, other in zip(got, expected, strict=True):
         assert one.converged
         for field in dataclasses.fields(RunRecord):
-            if field.name != "seconds":
+            if field.name == "film":
+                assert abs(one.film.moves.astype(int) - other.film.moves).max() <= 1  # the last digit may be rounded up
+            elif field.name != "seconds":
                 value = getattr(other, field.name)
-                close = isinstance(value, float) or field.name == "trace"
+                close = isinstance(value, float) or field.name in ("trace", "energies")
                 assert getattr(one, field.name) == (pytest.approx(value, abs=1e-6) if close else value), field.name
 
 
