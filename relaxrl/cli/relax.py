@@ -70,7 +70,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax and write; returns 0 if all structures converged, else 1."""
-    from relaxrl.optimize.policy import load_policy, untrained_elements
+    from relaxrl.optimize.policy import check_size, load_policy, untrained_elements
     from relaxrl.potentials import parse_calculator
     from relaxrl.structures import read_structures
 
@@ -82,6 +82,8 @@ def run(args: argparse.Namespace) -> int:
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     policy = None if args.agent == "none" else load_policy(args.agent)
+    for crystal in crystals:
+        check_size(policy, len(crystal.atoms), crystal.id)
     if note := untrained_elements(policy, {symbol for crystal in crystals for symbol in crystal.atoms.symbols}):
         print(f"relaxrl: {note}", file=sys.stderr)
     if args.trajectory is not None:

@@ -25,7 +25,7 @@ from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.evaluation.together import run_together
 from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
-from relaxrl.optimize.policy import load_policy
+from relaxrl.optimize.policy import check_size, load_policy
 from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
 from relaxrl.provenance import versions
 from relaxrl.seeding import Generators
@@ -169,6 +169,8 @@ def evaluate(
     starts = starting_points(structures, rattle, seed)
     for start in starts:
         spec.check(start.atoms, start.structure)
+        for item in agents.values():
+            check_size(_loaded(item), len(start.atoms), start.structure)
     labels = [*(AGENT_PREFIX + name for name in agents), *names]
     jobs = [(start, method) for start in starts for method in labels]
     outcomes: dict[tuple[str, str], RunRecord] = {}

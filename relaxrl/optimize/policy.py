@@ -12,6 +12,7 @@ from ase import Atoms
 from scipy import sparse
 from torch import Tensor
 
+from relaxrl.errors import StructureError
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.optimize.quasi_newton import DENSE_LIMIT
@@ -45,14 +46,22 @@ class CurvaturePolicy(Policy, Protocol):
 def load_policy(agent: Policy | str | Path | None) -> Policy | None:
     """The agent itself, or the one of this name or path; None stays None.
 
+    Names of other libraries' agents begin with `sb3:` or `policy:`; see `relaxrl.integrations.load_foreign`.
+
     Raises:
         TypeError: The object has no method `act`.
+        ConfigError: An agent of another library can't be imported.
         CheckpointError: There is no such agent, or its files can't be used.
     """
     if agent is None or (isinstance(agent, Policy) and not isinstance(agent, str | Path)):
         return agent
     if isinstance(agent, str | Path):
-        from relaxrl.agents import load_agent  # networks load torch modules for seconds: only where one is asked for
+        # Networks load torch modules for seconds: only where one is asked for.
+        from relaxrl.agents import load_agent
+        from relaxrl.integrations import is_foreign, load_foreign
+
+        if is_foreign(str(agent)):
+            return load_foreign(str(agent))
 
         loaded: Policy = load_agent(agent)
         return loaded
@@ -88,6 +97,20 @@ def predicted_hessian(policy: Policy | None, graph: AtomGraph) -> FloatArray | N
         return None
     symmetric: FloatArray = 0.5 * (matrix + matrix.T)
     return symmetric
+
+
+def check_size(policy: Policy | None, n_atoms: int, structure: str) -> None:
+    """Raise where an agent was trained with room for fewer atoms; ours have no such limit.
+
+    Raises:
+        StructureError: Names agent, structure and both numbers.
+    """
+    room = getattr(policy, "max_atoms", None)
+    if room is not None and n_atoms > room:
+        raise StructureError(
+            f"{structure} has {n_atoms} atoms, but {getattr(policy, 'name', 'the agent')} was trained with room for "
+            f"n_max = {room}; train it in an environment with a larger n_max"
+        )
 
 
 def untrained_elements(policy: Policy | None, symbols: Iterable[str]) -> str:

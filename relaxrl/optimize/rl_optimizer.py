@@ -18,6 +18,7 @@ from relaxrl.optimize.pilot import AgentRelieved, Pilot
 from relaxrl.optimize.policy import (
     Policy,
     UntrainedElementWarning,
+    check_size,
     feature_names,
     load_policy,
     observe,
@@ -58,7 +59,8 @@ class RLOptimizer(Optimizer):
         logfile: Name, open file, "-" for the terminal, None for silence.
         trajectory: Name or open trajectory; accepted geometries are written.
         append_trajectory: Add to an existing trajectory instead of replacing it.
-        agent: Name or path of an agent, an object with `act(graph)`, or None for the quasi-Newton method alone.
+        agent: Name or path of an agent (`sb3:PATH` for one of Stable-Baselines3), an object with `act(graph)`, or None
+            for the quasi-Newton method alone.
         maxstep: Å; no atom moves farther in one step. None: 0.5, or as far as the agent was made to look ahead
             (`agent.max_step`) if that is farther. Larger than that of ASE's optimizers since a bad step is taken back;
             with a learned Hessian 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
@@ -69,7 +71,7 @@ class RLOptimizer(Optimizer):
         UntrainedElementWarning: The agent knows what elements it was trained on, and these are others.
 
     Raises:
-        StructureError: There are no atoms.
+        StructureError: There are no atoms, or more than the agent has room for.
         CalculatorError: From `run`: no calculator, or it failed where no smaller step helps, or its forces don't
             belong to its energies. Atoms then stand at the last good geometry.
         CheckpointError: The restart file is damaged or belongs to other atoms; or there is no such agent.
@@ -111,6 +113,8 @@ class RLOptimizer(Optimizer):
         self.agent_name = str(agent) if isinstance(agent, str | Path) else type(agent).__name__
         self.config = safeguard or SafeguardConfig()
         super().__init__(atoms, restart, logfile, trajectory, append_trajectory, **kwargs)
+        if self._surface.structure is not None:
+            check_size(self.agent, len(self._surface.structure), "the structure")
         if message := untrained_elements(self.agent, self._surface.symbols):
             warnings.warn(message, UntrainedElementWarning, stacklevel=2)
 

@@ -1,9 +1,11 @@
-"""Misspelt names: the nearest known one, and keyword arguments that a calculator would swallow in silence."""
+"""Arguments written as text; misspelt names, and keyword arguments that a calculator would swallow in silence."""
 
 from __future__ import annotations
 
+import ast
 import difflib
 import inspect
+import re
 import warnings
 from collections.abc import Callable, Collection, Iterable
 from typing import Any
@@ -13,6 +15,22 @@ from ase.calculators.genericfileio import GenericFileIOCalculator
 
 _LIKENESS, _LIKENESS_SHORT, _SHORT = 0.75, 0.6, 4
 """How like a known name a word must be (`difflib`), that it is taken for a slip; one slip in three letters is a lot."""
+
+
+_ARGUMENT = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
+"""The commas between arguments; those inside a list or a tuple have no `key=` after them."""
+_CONSTANTS = {"true": True, "false": False, "none": None}
+
+
+def split_arguments(text: str) -> tuple[str, dict[str, Any]]:
+    """What is named, and its keyword arguments: Python literals, and text where they are none.
+
+    Example:
+        >>> split_arguments("lj,sigma=3.4,smooth=true")
+        ('lj', {'sigma': 3.4, 'smooth': True})
+    """
+    target, *given = (part.strip() for part in _ARGUMENT.split(text.strip()))
+    return target, dict(map(_key_and_value, given))
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
@@ -76,3 +94,13 @@ def _arguments_of(factory: Callable[..., Any]) -> tuple[set[str], bool]:
         if not any_here:
             break  # nothing is handed on to the classes above
     return known - {"self"}, takes_any
+
+
+def _key_and_value(text: str) -> tuple[str, Any]:
+    key, _, value = (part.strip() for part in text.partition("="))
+    if value.lower() in _CONSTANTS:
+        return key, _CONSTANTS[value.lower()]
+    try:
+        return key, ast.literal_eval(value)
+    except (ValueError, SyntaxError):
+        return key, value

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import ast
 import importlib
 import inspect
-import re
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
@@ -18,7 +16,7 @@ from ase.calculators.calculator import get_calculator_class
 from ase.calculators.names import names as ase_names
 
 from relaxrl.errors import CalculatorError
-from relaxrl.potentials.arguments import nearest, warn_of_unknown_arguments
+from relaxrl.potentials.arguments import nearest, split_arguments, warn_of_unknown_arguments
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
 from relaxrl.potentials.eam import EAM
@@ -34,9 +32,6 @@ from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
 
 _OWN = "relaxrl."
 """Import paths of this package: to look at them runs nobody else's code."""
-_ARGUMENT = re.compile(r",\s*(?=[A-Za-z_]\w*\s*=)")
-"""The commas between arguments; those inside a list or a tuple have no `key=` after them."""
-_CONSTANTS = {"true": True, "false": False, "none": None}
 
 
 @dataclass(frozen=True)
@@ -224,8 +219,8 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
                 "a ready calculator can't be sent to other processes: pass its class"
             )
         return CalculatorSpec(text, arguments)
-    target, *given = (part.strip() for part in _ARGUMENT.split(text.strip()))
-    spec = CalculatorSpec(target, dict(map(_key_and_value, given)) | arguments)
+    target, given = split_arguments(text)
+    spec = CalculatorSpec(target, given | arguments)
     name, _, file = target.partition(":")
     if name in _NAMED:
         _check_file(name, file, _NAMED[name].needs_file)
@@ -265,16 +260,6 @@ def _check_arguments(name: str, given: Collection[str], known: Collection[str]) 
             raise CalculatorError(
                 f"calculator `{name}` has no argument {key!r}{nearest(key, known)}; it takes {', '.join(known)}"
             )
-
-
-def _key_and_value(text: str) -> tuple[str, Any]:
-    key, _, value = (part.strip() for part in text.partition("="))
-    if value.lower() in _CONSTANTS:
-        return key, _CONSTANTS[value.lower()]
-    try:
-        return key, ast.literal_eval(value)
-    except (ValueError, SyntaxError):
-        return key, value
 
 
 def _imported(path: str) -> Callable[..., Any]:
