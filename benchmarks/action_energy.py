@@ -28,7 +28,7 @@ from relaxrl.agents import Agent
 from relaxrl.config import from_dict
 from relaxrl.graph import AtomGraph, max_force, scatter_sum
 from relaxrl.io import graph_from_atoms
-from relaxrl.nn import VerifiedActor, VerifiedActorConfig, VerifierConfig
+from relaxrl.nn import VerifiedActor, VerifiedActorConfig, VerifierConfig, build_action_energy
 from relaxrl.potentials import TorchCalculator
 from relaxrl.structures import Crystal, perturb, read_structures
 from relaxrl.structures.minima import relax
@@ -37,9 +37,10 @@ from relaxrl.training.action_energy import ActionEnergyTrainer
 from relaxrl.training.action_energy_config import ActionEnergyTrainingConfig
 
 RECIPE = "configs/action-energy.yaml"
-UPDATES = 240
+UPDATES = 160
 SWAP, SPEC = ("swap",), ("swap", "layers", "noise")
 ALL = (*SPEC, "scaled", "flipped", "previous")
+NEAR = (0.3, 0.7, 1.3, 1.7)
 FAST: dict[str, Any] = {"weight": 0.0, "rate": 2.0, "ramp": [25, 75]}
 VARIANTS: dict[str, dict[str, Any]] = {
     "bounded; swap": {"negatives": SWAP},
@@ -49,11 +50,15 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "unbounded; swap, layers, noise": {"negatives": SPEC, "model": {"bounded": False}},
     "unbounded; all": {"negatives": ALL, "model": {"bounded": False}},
     "unbounded; all; alignment": {"negatives": ALL, "model": {"bounded": False}, "alignment": 0.5},
+    "bounded; all, scales as the candidates": {"negatives": ALL, "scales": NEAR},
+    "bounded; all, scales as the candidates; 480 updates": {"negatives": ALL, "scales": NEAR},
     "bounded; swap, layers, noise; slow schedule": {"negatives": SPEC, "rate": 0.1, "ramp": [5000, 15000]},
 }
 """Settings of `action_energy`, over `FAST`."""
 JUDGED = tuple(name for name in VARIANTS if name.count(";") and "slow" not in name and not name.endswith("; swap"))
 """Those that relax the starts."""
+CAUTIOUS, MARGIN = tuple(name for name in JUDGED if name.startswith("bounded; all")), 0.1
+"""Those that are judged once more with a margin: another step is taken only where its energy is lower by so much."""
 WEIGHTS = (0.0, 0.3)
 """Of the auxiliary loss."""
 FIGURES = ("gap", "grad_norm", "saturation", "temperature", "loss", "not_finite")
@@ -93,35 +98,30 @@ class RandomChoice:
 def with_verifier(agent: Agent, trainer: ActionEnergyTrainer | None, margin: float = 0.0) -> VerifiedActor:
     """The agent's actor and a trained energy; an untrained one if None."""
     config = ActionEnergyTrainingConfig() if trainer is None else trainer.config
-    sizes = VerifiedActorConfig(actor=agent.actor.config, energy=config.model, verifier=VerifierConfig(margin=margin))
+    sizes = VerifiedActorConfig(
+        actor=agent.actor.config, energy=config.model, verifier=VerifierConfig(enabled=True, margin=margin)
+    )
     if trainer is None:
-        from relaxrl.nn import build_action_energy
-
         return VerifiedActor(sizes, agent.actor, build_action_energy(config.model, agent.actor.config.trunk)).eval()
     return VerifiedActor(sizes, agent.actor, trainer.exported).eval()
 
 
 @functools.cache
-def fitted(seed: int, out: Path) -> dict[str, ActionEnergyTrainer]:
-    """All variants of a seed, trained on the same batches beside the shipped agent; from disk if they are there."""
-    file = out / f"energies-{seed}.pt"
-    folder = out / f"draws-{seed}"
+def fitted(name: str, seed: int, out: Path) -> ActionEnergyTrainer:
+    """A variant trained beside the shipped agent, on the batches that all variants of this seed see."""
+    folder = out / "draws"
     shutil.rmtree(folder, ignore_errors=True)
     frozen = [f"trainer.ckpt_file={BASE}", "action_energy.freeze_actor=true", f"run.seed={seed}", f"run.dir={folder}"]
     cloner = Cloner(load_run_config(RECIPE, [*frozen, "evaluation.count=1"]), RunFolder.create(str(folder), seed))
-    actor, trainers = cloner.module, {}
-    for name, settings in VARIANTS.items():
-        config = from_dict(ActionEnergyTrainingConfig, FAST | settings)
-        trainers[name] = ActionEnergyTrainer(
-            config, actor.config.trunk, type(cloner.generators)(seed), torch.device("cpu"), 0.99
-        )
+    actor = cloner.module
+    config = from_dict(ActionEnergyTrainingConfig, FAST | VARIANTS[name])
+    trainer = ActionEnergyTrainer(config, actor.config.trunk, cloner.generators, torch.device("cpu"), 0.99)
+    file = out / f"energy-{_slug(name)}-{seed}.pt"
     if file.exists():
-        states = torch.load(file, weights_only=True)
-        for name, trainer in trainers.items():
-            trainer.load_state_dict(states[name])
-        return trainers
-    curves: dict[str, dict[str, list[float]]] = {name: {} for name in VARIANTS}
-    for _ in range(UPDATES // 2):
+        trainer.load_state_dict(torch.load(file, weights_only=True))
+        return trainer
+    curves: dict[str, list[float]] = {figure: [] for figure in FIGURES}
+    for _ in range((480 if "480" in name else UPDATES) // 2):
         chosen, graph = cloner.draw()
         minima = graph_from_atoms([cloner.minima[k] for k in chosen]).positions
         graph, failed = cloner._evaluated(graph)
@@ -132,17 +132,22 @@ def fitted(seed: int, out: Path) -> dict[str, ActionEnergyTrainer]:
                 inputs, output, step = actor.proposal(graph)
                 action = actor.decide(step, output, inputs).to(graph.positions)
             expert = _without_drift(minima - graph.positions, graph)
-            for name, trainer in trainers.items():
-                loss, figures = trainer.loss(actor, inputs, output, expert, usable, previous)
-                loss.backward()
-                figures |= trainer.step(2e-3)
-                for figure in FIGURES:
-                    curves[name].setdefault(figure, []).append(figures.get(f"action_energy/{figure}", float("nan")))
+            loss, figures = trainer.loss(actor, inputs, output, expert, usable, previous)
+            loss.backward()
+            figures |= trainer.step(2e-3)
+            for figure in FIGURES:
+                curves[figure].append(figures.get(f"action_energy/{figure}", float("nan")))
             graph, failed = cloner._evaluated(graph.replace(positions=graph.positions + action))
             usable, previous = usable & ~failed, action
-    torch.save({name: trainer.state_dict() for name, trainer in trainers.items()}, file)
-    (out / f"curves-{seed}.json").write_text(json.dumps(curves), encoding="utf-8")
-    return trainers
+    (out / f"curves-{_slug(name)}-{seed}.json").write_text(json.dumps(curves), encoding="utf-8")
+    torch.save(trainer.state_dict(), file)
+    return trainer
+
+
+def curves_of(name: str, out: Path, seeds: Sequence[int]) -> list[dict[str, list[float]]]:
+    """The figures of every update, of each seed that there is."""
+    files = [out / f"curves-{_slug(name)}-{seed}.json" for seed in seeds]
+    return [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
 
 
 def seen(
@@ -209,10 +214,11 @@ def tables(out: Path, seeds: Sequence[int]) -> None:
     """Print what there is."""
     print("| energy; negatives | gap | gradient norm | saturation | tau | right below 0.3 / 1.7 / -1 of it |")
     print("| --- | --- | --- | --- | --- | --- |")
-    files = [out / f"curves-{seed}.json" for seed in seeds]
-    all_curves = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     for name in VARIANTS:
-        last = {figure: [float(np.nanmean(curves[name][figure][-60:])) for curves in all_curves] for figure in FIGURES}
+        curves = curves_of(name, out, seeds)
+        if not curves:
+            continue
+        last = {figure: [float(np.nanmean(one[figure][-40:])) for one in curves] for figure in FIGURES}
         known = [out / f"seen-{_slug(name)}-{seed}.json" for seed in seeds]
         looks = [json.loads(file.read_text(encoding="utf-8")) for file in known if file.exists()]
         right = " / ".join(f"{100 * np.mean([look['right_below_wrong'][k] for look in looks]):.0f}" for k in range(3))
@@ -243,7 +249,7 @@ def tables(out: Path, seeds: Sequence[int]) -> None:
     for name, pattern in {
         "a random candidate": "random.json",
         **{name: f"judged-{_slug(name)}-[0-9].json" for name in VARIANTS},
-        **{f"{name}; margin 0.2": f"judged-margin-{_slug(name)}-[0-9].json" for name in VARIANTS},
+        **{f"{name}; margin {MARGIN}": f"judged-margin-{_slug(name)}-[0-9].json" for name in VARIANTS},
     }.items():
         if runs := judgements(pattern):
             print(row(name, runs, base))
@@ -262,12 +268,11 @@ def paired_row(name: str, runs: Sequence[dict[str, list[int]]], reference: Seque
     """As `row`, each seed beside the reference of its own seed."""
     both = list(zip(runs, reference, strict=False))
     logs = np.array([np.log(run["evaluations"]) - np.log(other["evaluations"]) for run, other in both])
-    shifted = [{**run, "evaluations": run["evaluations"]} for run, _ in both]
     generator = np.random.default_rng(0)
     means = [logs[:, generator.integers(logs.shape[1], size=logs.shape[1])].mean() for _ in range(4000)]
     low, high = np.exp(np.percentile(means, [2.5, 97.5]))
-    counts = np.concatenate([run["evaluations"] for run in shifted])
-    handed = np.mean([run["handed_over"] for run in shifted])
+    counts = np.concatenate([run["evaluations"] for run, _ in both])
+    handed = np.mean([run["handed_over"] for run, _ in both])
     seeds = ", ".join(f"{np.exp(one.mean()):.3f}" for one in logs)
     return (
         f"| {name} | {np.exp(logs.mean()):.3f} [{low:.3f}, {high:.3f}] | {seeds} | {counts.mean():.2f} | "
@@ -282,13 +287,11 @@ def draw(out: Path, seeds: Sequence[int], path: Path) -> None:
     mpl.use("agg")
     from matplotlib import pyplot as plt
 
-    files = [out / f"curves-{seed}.json" for seed in seeds]
-    all_curves = [json.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, constrained_layout=True)
     window = 20
     for name in VARIANTS:
         for axis, quantity in zip(axes.flat, FIGURES[:4], strict=True):
-            mean = np.nanmean([curves[name][quantity] for curves in all_curves], axis=0)
+            mean = np.nanmean([curves[quantity] for curves in curves_of(name, out, seeds)], axis=0)[:UPDATES]
             smooth = np.convolve(np.nan_to_num(mean), np.ones(window) / window, mode="valid")
             axis.plot(np.arange(len(smooth)) + window, smooth, label=name, linewidth=1.2)
             axis.set_ylabel(quantity.replace("_", " "))
@@ -310,23 +313,29 @@ def jobs(
         lambda: stored(out / "random.json", lambda: judged(RandomChoice(agent), starts)),
     ]
     for seed in seeds:
-        if not (out / f"energies-{seed}.pt").exists():
-            todo.append(lambda seed=seed: fitted(seed, out))
         for name in VARIANTS:
             slug = f"{_slug(name)}-{seed}.json"
 
             def look(name: str = name, seed: int = seed, slug: str = slug) -> None:
-                stored(out / f"seen-{slug}", lambda: seen(fitted(seed, out)[name], agent, starts, minima))
+                stored(out / f"seen-{slug}", lambda: seen(fitted(name, seed, out), agent, starts, minima))
+
+            def cautious(name: str = name, seed: int = seed, slug: str = slug) -> None:
+                stored(
+                    out / f"judged-margin-{slug}",
+                    lambda: judged(Agent(with_verifier(agent, fitted(name, seed, out), MARGIN)), starts),
+                )
 
             def judge(name: str = name, seed: int = seed, slug: str = slug) -> None:
                 stored(
                     out / f"judged-{slug}",
-                    lambda: judged(Agent(with_verifier(agent, fitted(seed, out)[name])), starts),
+                    lambda: judged(Agent(with_verifier(agent, fitted(name, seed, out))), starts),
                 )
 
             todo.append(look)
             if name in JUDGED:
                 todo.append(judge)
+            if name in CAUTIOUS:
+                todo.append(cautious)
         for weight in WEIGHTS:
             todo.append(lambda weight=weight, seed=seed: auxiliary(weight, seed, out))
             for switch in ("off", "on"):

@@ -121,6 +121,11 @@ class Agent:
         """Symbols of the elements that it was trained on; empty where its metadata don't say."""
         return frozenset(self.metadata.get("elements", ()))
 
+    @property
+    def verifier(self) -> bool | None:
+        """Whether an energy over actions chooses among candidates before each step; None where there is none."""
+        return self.actor.enabled if isinstance(self.actor, VerifiedActor) else None
+
     def switch_verifier(self, on: bool) -> None:
         """Let the energy over actions choose among candidates before each step, or make the actor's own step.
 

@@ -61,6 +61,7 @@ def _facts(agent: Agent) -> dict[str, Any]:
         "precision": str(next(actor.parameters()).dtype).removeprefix("torch."),
         "cutoff (Å)": actor.cutoff,
         "max_step (Å)": agent.max_step,
+        **({} if agent.verifier is None else {"verifier": "on" if agent.verifier else "off"}),
         **agent.metadata,
     }
 

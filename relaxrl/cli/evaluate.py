@@ -66,7 +66,8 @@ def add_parser(subparsers: Any) -> None:
         nargs="+",
         required=True,
         metavar="NAME_OR_PATH",
-        help="agents to evaluate: names of shipped ones, run or model folders; `none` compares only the others",
+        help="agents to evaluate: names of shipped ones, run or model folders; `none` compares only the others; "
+        "`,verifier=on` after a name lets the agent's energy over actions choose its steps",
     )
     parser.add_argument("--structures", nargs="+", required=True, metavar="FILE", help="structures to relax")
     parser.add_argument(

@@ -50,7 +50,8 @@ def add_parser(subparsers: Any) -> None:
         "--agent",
         default="metals",
         metavar="NAME_OR_PATH",
-        help="a shipped agent, a run or a model folder; `none` for the quasi-Newton method alone (default: metals)",
+        help="a shipped agent, a run or a model folder; `none` for the quasi-Newton method alone; `,verifier=on` "
+        "after it lets the agent's energy over actions choose its steps (default: metals)",
     )
     parser.add_argument(
         "--calculator",

@@ -49,7 +49,9 @@ class VerifierConfig:
     """What an energy over actions chooses from before each step.
 
     Attributes:
-        enabled: Whether it chooses at all; false makes the actor's own step, as if there were no verifier.
+        enabled: Whether it chooses at all; false makes the actor's own step, as if there were no verifier. Off, as its
+            choices cost more force evaluations than they save (docs/action-energy.md); `,verifier=on` after an agent's
+            name switches it on.
         gates: Factors on the proposed step; that of the actor itself is always there.
         perturbed: How many randomly perturbed steps.
         perturbation: Their size in units of the root mean square component of the proposed step.
@@ -59,7 +61,7 @@ class VerifierConfig:
         seed: Of the perturbations, which are the same at each step.
     """
 
-    enabled: bool = True
+    enabled: bool = False
     gates: tuple[float, ...] = (0.7, 1.3)
     perturbed: int = 2
     perturbation: float = 0.1

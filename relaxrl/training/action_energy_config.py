@@ -19,7 +19,7 @@ class ActionEnergyTrainingConfig:
     model: ActionEnergyConfig = field(default_factory=ActionEnergyConfig)
     """Sizes; `bounded: false` leaves the range of the energy open."""
     verifier: VerifierConfig = field(default_factory=VerifierConfig)
-    """What the saved agent chooses from before each step; `enabled: false` saves it with the verifier switched off."""
+    """What the saved agent chooses from before each step; `enabled: true` saves it with the verifier switched on."""
     weight: float = 0.1
     """Of the contrastive loss in what trains the actor's trunk; 0 only reads the trunk. The energy itself is trained
     with weight 1."""

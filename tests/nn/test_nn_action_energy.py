@@ -42,7 +42,7 @@ def make(kind: str = "hessian", layers: int = 2, energy: dict | None = None, **v
     config = VerifiedActorConfig(
         actor=actor,
         energy=ActionEnergyConfig(**({"channels": 5, "head_channels": 8} | (energy or {}))),
-        verifier=VerifierConfig(**verifier),
+        verifier=VerifierConfig(**({"enabled": True} | verifier)),
     )
     return build_verified_actor(config, torch.Generator().manual_seed(2)).double()
 
@@ -250,7 +250,7 @@ def test_layers_are_read_out_and_the_last_one_is_the_step(graph: AtomGraph, kind
 def test_the_unmodified_step_is_always_the_first_candidate(graph: AtomGraph, kind: str, n: int) -> None:
     actor = make(kind, gates=(0.5, 1.3))
     few = graph.replace(forces=SMALL * graph.forces)
-    candidates = actor.candidates(few)
+    candidates = actor.candidates(few).detach()
     assert len(candidates) == n
     assert torch.equal(candidates[0], actor.base(few))
     for k, gate in ((3, 0.5), (4, 1.3)):
@@ -263,7 +263,7 @@ def test_the_unmodified_step_is_always_the_first_candidate(graph: AtomGraph, kin
 def test_perturbed_candidates_are_near_turn_along_and_stay_the_same_in_any_batch(graph: AtomGraph) -> None:
     actor = make(gates=(), secant=False, perturbed=2, perturbation=0.1)
     few = graph.replace(forces=SMALL * graph.forces)
-    candidates = actor.candidates(few)
+    candidates = actor.candidates(few).detach()
     own = candidates[0]
     for k in (1, 2):
         size = float((candidates[k] - own).norm() / own.norm())
@@ -317,6 +317,7 @@ def test_a_verified_agent_is_saved_loaded_and_switched(
     assert torch.equal(again.actor.energies(graph, candidates), actor.energies(graph, candidates))
     assert not torch.equal(again.act(graph), Agent(actor.base).act(graph))
     off, on = load_agent(f"{folder},verifier=off"), load_agent(f"{folder},verifier=on")
+    assert (again.verifier, off.verifier, on.verifier, load_agent("metals").verifier) == (True, False, True, None)
     assert torch.equal(off.act(graph), Agent(actor.base).act(graph))
     assert torch.equal(on.act(graph), again.act(graph))
     single = graph.unbatch()[0]

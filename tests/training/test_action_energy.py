@@ -292,8 +292,9 @@ def test_interrupted_and_resumed_the_run_is_the_same_and_its_agent_can_be_switch
 
     agent = load_agent(str(whole / "last"))
     assert isinstance(agent.actor, VerifiedActor)
+    assert agent.verifier is False
     counts = []
-    for name in (str(whole / "last"), f"{whole / 'last'},verifier=off"):
+    for name in (f"{whole / 'last'},verifier=on", str(whole / "last")):
         atoms = cells[0].copy()
         atoms.rattle(0.05, seed=1)
         atoms.calc = TorchCalculator(parse_calculator("emt").potential())
