@@ -40,6 +40,11 @@ class EnvConfig:
     """Largest displacement of an atom in one step, Å; longer ones are shortened along their direction, because a
     limit per component would not be equivariant. A feasibility study lost 5 % with 0.3 and gained nothing with 1.0."""
 
+    bond_stretch: float = 1.5
+    """A structure has come apart, and its episode is over, where what holds a piece of it is stretched beyond this
+    times its length at the start, or times the sum of covalent radii if that is longer; see `relaxrl.envs.cohesion`.
+    Relaxations of the shipped sets stretch no such bond beyond 1.2, and metals are still felt at 1.5."""
+
     stuck_limit: int = 5
     """More steps than this in a row that are wholly taken back end the episode."""
 
@@ -83,6 +88,8 @@ class EnvConfig:
         for name in ("max_steps", "reset_attempts"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        if not self.bond_stretch > 1:
+            raise ValueError(f"`bond_stretch` must be larger than 1, got {self.bond_stretch}")
         if self.stuck_limit < 0:
             raise ValueError(f"`stuck_limit` must not be negative, got {self.stuck_limit}")
         if self.energy_tolerance < 0:

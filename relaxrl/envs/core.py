@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -11,6 +11,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from relaxrl.device import torch_device
+from relaxrl.envs.cohesion import Cohesion
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.correction import WHOLLY
 from relaxrl.envs.features import environment_features
@@ -25,7 +26,7 @@ from relaxrl.structures import Crystal, StructureSet
 from relaxrl.typing import FloatArray, StateDict
 
 _T = TypeVar("_T")
-_RUNNING, _CONVERGED = ORDER.index(Reason.RUNNING), ORDER.index(Reason.CONVERGED)
+_RUNNING, _CONVERGED, _BROKEN = map(ORDER.index, (Reason.RUNNING, Reason.CONVERGED, Reason.BROKEN))
 
 
 class RelaxationEnv:
@@ -84,6 +85,7 @@ class RelaxationEnv:
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
         self._reward_weights = config.reward.weights
         self._movement = Movement(config)
+        self._cohesion = Cohesion(config, n_envs)
         self._graph: AtomGraph | None = None
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
         self._indices = [0] * n_envs
@@ -166,8 +168,7 @@ class RelaxationEnv:
         """Begin new episodes in the slots whose episode has ended; the others go on.
 
         Raises:
-            StructureError: As in `reset`.
-            CalculatorError: As in `reset`.
+            RelaxRLError: As in `reset`.
         """
         return self.reset_slots(torch.nonzero(self.finished).flatten().tolist())
 
@@ -179,8 +180,7 @@ class RelaxationEnv:
             indices: Which crystal for each of them; drawn by `weights` if None.
 
         Raises:
-            StructureError: As in `reset`.
-            CalculatorError: As in `reset`.
+            RelaxRLError: As in `reset`.
             ValueError: `indices` is not one valid index per slot.
             RuntimeError: There was no `reset` before, and so nothing that could go on.
         """
@@ -216,7 +216,14 @@ class RelaxationEnv:
         self._longest, self._strayed = self._longest + 1, self._strayed + longest
         self._count_stuck(outcome.a_back)
         progress = Progress(
-            self.start, self._sizes, self._steps, self._stuck, outcome.failed, self._longest, self._strayed
+            start=self.start,
+            sizes=self._sizes,
+            steps=self._steps,
+            stuck=self._stuck,
+            failed=outcome.failed,
+            longest=self._longest,
+            strayed=self._strayed,
+            cohesion=self._cohesion,
         )
         reasons = judge(after, self._felt.fmax, progress, self.config)
         if reasons is not None:
@@ -231,6 +238,7 @@ class RelaxationEnv:
             energy=_set(after.energy),
             a_back=outcome.a_back,
             converged=None if self._all_running else self._reasons == _CONVERGED,
+            broken=None if self._all_running else self._reasons == _BROKEN,
             graph_index=after.graph_index,
             sizes=self._sizes,
         )
@@ -270,7 +278,7 @@ class RelaxationEnv:
         self._stuck = state["stuck"].to(device, copy=True) if bool(state["stuck"].any()) else None
         self._reasons = torch.tensor([ORDER.index(Reason(reason)) for reason in state["reasons"]], device=device)
         self._all_running = not bool(self.finished.any())
-        self._enter()
+        self._enter(range(self.n_envs))
         self._probabilities = state["weights"].numpy().copy()
         self.generator.bit_generator.state = state["generator"]
 
@@ -305,17 +313,18 @@ class RelaxationEnv:
                 counter.index_fill_(0, places, value)
         self._all_running = not bool(self.finished.any())
         self._graph = self._observed(new)
-        self._enter()
+        self._enter(slots)
         return self._graph
 
-    def _enter(self) -> None:
-        """Look up what follows from the structures that are there now."""
+    def _enter(self, new: Iterable[int]) -> None:
+        """Look up what follows from the structures that are there now, those in the slots `new` for the first time."""
         graph = self._graph
         if graph is None:
             return
         self._sizes, self._longest = graph.atoms_per_graph, int(self._steps.max())
         self._strayed = float(torch.linalg.vector_norm(graph.positions - self.start.positions, dim=1).max())
         self._felt = Felt.of(_set(graph.forces), graph.graph_index, self.n_envs)
+        self._cohesion.begin(graph, new)
         free = torch.cat([self._free_atoms[index] for index in self._indices])
         self._movement.begin(graph, None if bool(free.all()) else free.to(graph.positions.device))
 

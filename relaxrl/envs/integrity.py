@@ -1,12 +1,10 @@
-"""Whether a structure is sound: no overlaps, not in pieces, no step longer than allowed."""
+"""Whether a structure is sound: no overlaps, no step longer than allowed."""
 
 from __future__ import annotations
 
 import numpy as np
 import torch
 from ase.data import covalent_radii
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from relaxrl.envs.config import EnvConfig
@@ -40,18 +38,6 @@ def overlaps(graph: AtomGraph, radii: Tensor) -> Tensor:
     found = torch.zeros(graph.n_graphs, dtype=torch.bool, device=radii.device)
     found[graph.graph_index[centre[close]]] = True
     return found
-
-
-def count_pieces(graph: AtomGraph, cutoff: float) -> Tensor:
-    """Pieces of each structure that no chain of neighbours within `cutoff` (Å) connects, (n_graphs,), int64."""
-    (i, j), _ = pairs_within(graph, cutoff, each_once=True)
-    bonds = coo_matrix(
-        (np.ones(len(i), dtype=np.int8), (i.cpu().numpy(), j.cpu().numpy())), shape=(graph.n_atoms, graph.n_atoms)
-    )
-    n_pieces, label = connected_components(bonds, directed=False)
-    piece_of_graph = torch.zeros(n_pieces, dtype=torch.int64)
-    piece_of_graph[torch.from_numpy(label.astype(np.int64))] = graph.graph_index.cpu()
-    return torch.bincount(piece_of_graph, minlength=graph.n_graphs).to(graph.positions.device)
 
 
 def limit_radially(displacements: Tensor, longest: float) -> Tensor:

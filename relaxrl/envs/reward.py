@@ -21,7 +21,7 @@ from relaxrl.graph import force_norms, scatter_max, scatter_sum
 FORCE_FLOOR = 1e-6
 """eV/Å; the logarithm of the force stops falling here."""
 
-TERMS = ("base", "log", "delta", "energy", "step", "correction", "done")
+TERMS = ("base", "log", "delta", "energy", "step", "correction", "done", "broken")
 """Names of all terms, in the order of the report."""
 
 Preset = Literal["force", "log_force", "step", "hybrid", "mixed", "mixed_delta"]
@@ -40,6 +40,7 @@ class RewardWeights:
     w_step: float = 0.0
     w_correction: float = 0.0
     w_done: float = 0.0
+    w_broken: float = 0.0
 
     @cached_property
     def counted(self) -> frozenset[str]:
@@ -53,11 +54,13 @@ PRESETS: dict[Preset, RewardWeights] = {
     "log_force": RewardWeights(w_log=1.0),
     "step": RewardWeights(w_step=1.0),
     "hybrid": RewardWeights(w_max=1 / 3, w_log=1 / 3, w_step=1 / 3),
-    "mixed": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0),
-    "mixed_delta": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_delta=1.0, w_correction=1.0),
+    "mixed": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0),
+    "mixed_delta": RewardWeights(
+        w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0, w_delta=1.0, w_correction=1.0
+    ),
 }
 """`force`: -F_max. `log_force`: -log10 F_max. `step`: -1 per step. `hybrid`: a weighted sum of these three. `mixed`:
-base, log and done. `mixed_delta`: the same with delta and correction."""
+base, log, done and broken. `mixed_delta`: the same with delta and correction."""
 
 
 @configclass
@@ -99,6 +102,10 @@ class RewardConfig:
 
     w_done: float | None = None
     """Reward of convergence."""
+
+    w_broken: float | None = None
+    """Cost of a structure that comes apart, which ends the episode: as much as `w_done` in the presets that have that,
+    because where every step costs something, an early end by any means would pay."""
 
     norm: Literal["mean", "rms"] = "mean"
     """Whether the base term takes F_mean or F_rms."""
@@ -179,6 +186,7 @@ class Step:
         energy: (n_graphs,), eV.
         a_back: (n_graphs,), fraction of the action taken back; None if nothing was.
         converged: (n_graphs,), bool; None if none is.
+        broken: (n_graphs,), bool; whether it has come apart; None if none has.
         graph_index: (n_atoms,), int64.
         sizes: (n_graphs,), int64; atoms of each structure.
     """
@@ -189,6 +197,7 @@ class Step:
     energy: Tensor
     a_back: Tensor | None
     converged: Tensor | None
+    broken: Tensor | None
     graph_index: Tensor
     sizes: Tensor
 
@@ -215,7 +224,7 @@ def atom_terms(step: Step, weights: RewardWeights) -> dict[str, Tensor]:
     """Each term of the reward of each atom, (n_atoms,), for critics that value atoms one by one.
 
     The force terms take |F_i| in place of F_max and of the average; the terms that belong to the structure as a whole
-    (energy, step, correction, done) are given to each of its atoms.
+    (energy, step, correction, done, broken) are given to each of its atoms.
 
     Args:
         step: The step to judge.
@@ -257,4 +266,6 @@ def _terms(
         terms["correction"] = shared(correction_term(step.a_back, weights.w_correction))
     if "done" in counted and step.converged is not None:
         terms["done"] = shared(weights.w_done * step.converged.to(after.dtype))
+    if "broken" in counted and step.broken is not None:
+        terms["broken"] = shared(-weights.w_broken * step.broken.to(after.dtype))
     return terms

@@ -8,8 +8,8 @@ from enum import StrEnum
 import torch
 from torch import Tensor
 
+from relaxrl.envs.cohesion import Cohesion
 from relaxrl.envs.config import EnvConfig
-from relaxrl.envs.integrity import count_pieces
 from relaxrl.graph import AtomGraph, force_norms, scatter_max
 
 
@@ -26,7 +26,7 @@ class Reason(StrEnum):
     ENERGY_ABOVE_START = "energy_above_start"
     """Forces vanish, but at a higher energy than the episode began with: atoms were pulled out of their wells."""
     BROKEN = "broken"
-    """Forces vanish, but the structure has come apart into more pieces than it began with."""
+    """The structure has come apart: atoms have evaporated, or fragments have left."""
     STEP_LIMIT = "step_limit"
     """The episode has used up its steps."""
     STUCK = "stuck"
@@ -53,6 +53,7 @@ class Progress:
         failed: (n_graphs,), bool; whether the calculator failed in the last one; None if it did in none.
         longest: No episode has made more steps.
         strayed: Å; no atom is farther from where it began.
+        cohesion: Notices structures that come apart.
     """
 
     start: AtomGraph
@@ -62,6 +63,7 @@ class Progress:
     failed: Tensor | None
     longest: int
     strayed: float
+    cohesion: Cohesion
 
 
 def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig) -> Tensor | None:
@@ -80,7 +82,8 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
     assert graph.energy is not None, "graphs of the environment have energies"
     assert start.energy is not None, "graphs of the environment have energies"
     rise = graph.energy - start.energy
-    if _nothing_happened(fmax, rise, progress, config):
+    broken = None if progress.strayed <= progress.cohesion.free else progress.cohesion.broken(graph, start)
+    if broken is None and _nothing_happened(fmax, rise, progress, config):
         return None
     rise = rise / progress.sizes
     farthest = scatter_max(force_norms(graph.positions - start.positions), graph.graph_index, graph.n_graphs)
@@ -91,14 +94,10 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
     never = torch.zeros_like(at_rest)
     stuck = never if progress.stuck is None else progress.stuck > config.stuck_limit
     failed = never if progress.failed is None else progress.failed
-    if not bool((exploded | at_rest | too_long | stuck | failed).any()):
+    broken = never if broken is None else broken
+    if not bool((exploded | at_rest | too_long | stuck | failed | broken).any()):
         return None
     uphill = at_rest & (rise > config.energy_tolerance)
-    broken = torch.zeros_like(at_rest)
-    asked = torch.nonzero(at_rest & ~uphill).flatten()
-    if len(asked):
-        pieces = count_pieces(graph.select(asked), config.neighbor_cutoff)
-        broken[asked] = pieces > count_pieces(start.select(asked), config.neighbor_cutoff)
     reasons = torch.zeros_like(progress.steps)
     for reason, holds in (  # from the weakest to the strongest
         (Reason.STEP_LIMIT, too_long),

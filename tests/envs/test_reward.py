@@ -42,13 +42,14 @@ def step() -> Step:
         energy=numbers(-4.0, -1.5),
         a_back=numbers(0.25, 0.0),
         converged=torch.tensor([False, True]),
+        broken=torch.tensor([True, False]),
         graph_index=index,
         sizes=torch.tensor([2, 1]),
     )
 
 
 ALL = RewardWeights(
-    w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=2.0, w_energy=4.0, w_step=0.5, w_correction=8.0, w_done=10
+    w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=2.0, w_energy=4.0, w_step=0.5, w_correction=8.0, w_done=10, w_broken=6.0
 )
 
 EXPECTED = {
@@ -60,6 +61,7 @@ EXPECTED = {
     "step": (-0.5, -0.5),
     "correction": (-2.0, 0.0),
     "done": (0.0, 10.0),
+    "broken": (-6.0, 0.0),
 }
 
 
@@ -86,6 +88,7 @@ def test_every_term_of_an_atom_is_the_number_computed_by_hand(step):
         "step": (-0.5, -0.5, -0.5),
         "correction": (-2.0, -2.0, 0.0),
         "done": (0.0, 0.0, 10.0),
+        "broken": (-6.0, -6.0, 0.0),
     }
     for name, values in expected.items():
         torch.testing.assert_close(terms[name], numbers(*values), msg=name)
@@ -98,8 +101,8 @@ def test_every_term_of_an_atom_is_the_number_computed_by_hand(step):
         ("log_force", (-math.log10(3.0), 2.0)),
         ("step", (-1.0, -1.0)),
         ("hybrid", ((-3.0 - math.log10(3.0) - 1.0) / 3, (-0.01 + 2.0 - 1.0) / 3)),
-        ("mixed", (-2.7 - 0.1 * math.log10(3.0), -0.01 + 0.2 + 10.0)),
-        ("mixed_delta", (-2.7 - 0.1 * math.log10(3.0) + 2.0 - 0.25, -0.01 + 0.2 + 10.0 + 1.99)),
+        ("mixed", (-2.7 - 0.1 * math.log10(3.0) - 10.0, -0.01 + 0.2 + 10.0)),
+        ("mixed_delta", (-2.7 - 0.1 * math.log10(3.0) + 2.0 - 0.25 - 10.0, -0.01 + 0.2 + 10.0 + 1.99)),
     ],
 )
 def test_presets(step, preset, expected):
@@ -115,7 +118,7 @@ def test_mixed_delta_is_the_default_and_all_presets_have_a_case_above():
 
 def test_single_weights_change_a_preset():
     config = from_dict(RewardConfig, {"kind": "mixed", "w_delta": 3.0, "w_done": 0})
-    assert config.weights == RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=3.0, w_done=0.0)
+    assert config.weights == RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=3.0, w_done=0.0, w_broken=10.0)
 
 
 def test_unknown_presets_are_named():

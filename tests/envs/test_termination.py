@@ -163,7 +163,7 @@ def test_drifting_away_explodes():
 def test_vanishing_forces_at_a_higher_energy_are_no_success():
     # The published reward hack: pull the atoms apart until nothing is felt any more.
     atoms = rattled(cluster(2.4, 2), 0.02)
-    env = begin(atoms, EnvConfig(fmax=0.3, neighbor_cutoff=20.0, explosion_displacement=50.0))
+    env = begin(atoms, EnvConfig(fmax=0.3, neighbor_cutoff=20.0, bond_stretch=10.0, explosion_displacement=50.0))
     pull = torch.tensor([[-0.5, 0, 0], [0.5, 0, 0]])
     for _ in range(10):
         result = env.step(pull)
@@ -175,23 +175,8 @@ def test_vanishing_forces_at_a_higher_energy_are_no_success():
     assert float(result.terms["done"]) == 0.0
 
 
-def test_a_cluster_in_pieces_is_no_success_even_below_its_starting_energy():
-    # Two squeezed dimers, high in energy, are moved apart as a whole: no atom loses its neighbour.
-    positions = [(0, 0, 0), (1.9, 0, 0), (0, 3.0, 0), (1.9, 3.0, 0)]
-    config = EnvConfig(neighbor_cutoff=4.0, explosion_displacement=50.0, max_steps=300)
-    env = begin(Atoms("Cu4", positions=positions), config)
-    away = torch.tensor([[0, -0.3, 0], [0, -0.3, 0], [0, 0.3, 0], [0, 0.3, 0]])
-    for _ in range(12):
-        env.step(away)
-    result = descend(env, rate=0.02, steps=250)
-    assert float(max_force(result.graph)) <= config.fmax
-    assert float(result.graph.energy) < float(env.start.energy)
-    assert result.reason == ["broken"]
-    assert (result.terminated.tolist(), result.truncated.tolist()) == ([False], [True])
-
-
 def test_no_atom_of_a_cluster_can_be_evaporated():
-    env = begin(rattled(cluster(2.5, 4), 0.02), EnvConfig(neighbor_cutoff=4.0))
+    env = begin(rattled(cluster(2.5, 4), 0.02), EnvConfig(neighbor_cutoff=4.0, bond_stretch=2.0))
     pull = torch.zeros(4, 3, dtype=torch.float64)
     pull[3, 0] = 0.5
     for _ in range(15):

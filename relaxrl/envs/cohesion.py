@@ -1,0 +1,145 @@
+"""Whether structures hold together: an agent that takes atoms off where nothing is felt has not relaxed anything.
+
+A structure is held together by the tree of its shortest bonds (single linkage: join the two nearest groups of atoms,
+and again, until all are one; periodic images count). Lengths are in units of the sum of both covalent radii. Sorted,
+the bonds of that tree are the distances at which the structure falls into two, three, ... pieces. It has come apart
+where one of them is longer than `bond_stretch` times what it was at the start, or times 1 if that was shorter: so
+squeezed starts may expand, and molecules that were apart from the start may stay so. Atoms and whole fragments that
+leave a cluster, a molecule or the surface of a slab are noticed alike.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase.data import covalent_radii
+from numpy.typing import NDArray
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import minimum_spanning_tree
+from torch import Tensor
+
+from relaxrl.envs.config import EnvConfig
+from relaxrl.graph import AtomGraph
+from relaxrl.neighbors import pairs_within
+from relaxrl.typing import FloatArray, IntArray
+
+_RADII = np.asarray(covalent_radii, dtype=np.float64)  # (119,), Å, by atomic number
+
+
+@dataclass(frozen=True)
+class Bonds:
+    """The tree of the shortest bonds of one structure; fewer than n_atoms - 1 where parts are out of reach.
+
+    Attributes:
+        centre: (n_bonds,), int64.
+        neighbour: (n_bonds,), int64.
+        translation: (n_bonds, 3), Å; added to the neighbour's position.
+        lengths: (n_atoms - 1,), sorted, in sums of covalent radii; infinite where parts are out of reach.
+    """
+
+    centre: IntArray
+    neighbour: IntArray
+    translation: FloatArray
+    lengths: FloatArray
+
+    @classmethod
+    def of(cls, graph: AtomGraph, reach: float) -> Bonds:
+        """That of a batch of one.
+
+        Args:
+            graph: The structure.
+            reach: Å; pairs farther apart are no bonds.
+        """
+        (i, j), shift = pairs_within(graph.to("cpu"), reach, each_once=True)
+        real = i != j  # an atom's own images don't hold it
+        centre, neighbour, cell = i[real].numpy(), j[real].numpy(), graph.cell[0].numpy(force=True)
+        translation = shift[real].numpy().astype(np.float64) @ cell
+        lengths = _lengths(graph, centre, neighbour, translation)
+        n = graph.n_atoms
+        order = np.argsort(lengths, kind="stable")
+        pairs, first = np.unique(centre[order] * n + neighbour[order], return_index=True)
+        nearest = order[first]  # of all images of a pair
+        tree = minimum_spanning_tree(csr_array((lengths[nearest], (pairs // n, pairs % n)), shape=(n, n))).tocoo()
+        kept = nearest[np.searchsorted(pairs, tree.coords[0].astype(np.int64) * n + tree.coords[1])]
+        missing = np.full(n - 1 - len(kept), np.inf)
+        return cls(centre[kept], neighbour[kept], translation[kept], np.concatenate([np.sort(lengths[kept]), missing]))
+
+    def now(self, graph: AtomGraph) -> FloatArray:
+        """How long the same bonds are with other positions, (n_bonds,), in sums of covalent radii."""
+        return _lengths(graph, self.centre, self.neighbour, self.translation)
+
+
+class Cohesion:
+    """Notices structures that come apart, with little work where no atom has gone far.
+
+    A bond is stretched by no more than its two atoms have moved. So a structure in which each atom is nearer to its
+    start than `bond_stretch` - 1 covalent radii is whole, and most of the others are so by the bonds they began with.
+
+    Args:
+        config: Options of the environment.
+        n_envs: Structures in the batch.
+    """
+
+    def __init__(self, config: EnvConfig, n_envs: int) -> None:
+        self.config = config
+        self._bonds: list[Bonds | None] = [None] * n_envs  # of each start, once needed
+        self._free = torch.empty(0)  # (n_atoms,), Å; how far each may go without a look at bonds
+        self.free = 0.0
+        """Å; as long as no atom is farther from its start, all structures are whole."""
+
+    def begin(self, graph: AtomGraph, slots: Iterable[int]) -> None:
+        """Take note of other structures.
+
+        Args:
+            graph: The structures from here on.
+            slots: Those of them that are new.
+        """
+        for slot in slots:
+            self._bonds[slot] = None
+        radii = torch.from_numpy(_RADII).to(graph.positions)[graph.atomic_numbers]
+        self._free = (self.config.bond_stretch - 1.0) * radii
+        self.free = float(self._free.min())
+
+    def broken(self, graph: AtomGraph, start: AtomGraph) -> Tensor | None:
+        """Which structures have come apart, (n_graphs,), bool; None if none has.
+
+        Args:
+            graph: The structures.
+            start: The same at the start of their episodes.
+        """
+        gone: Tensor = torch.linalg.vector_norm(graph.positions - start.positions, dim=1)
+        far = gone > self._free
+        if not bool(far.any()):
+            return None
+        doubtful = torch.unique(graph.graph_index[far]).tolist()
+        broken = [slot for slot in doubtful if self._apart(slot, graph.select([slot]), start)]
+        if not broken:
+            return None
+        found = torch.zeros(graph.n_graphs, dtype=torch.bool, device=graph.positions.device)
+        found[broken] = True
+        return found
+
+    def _apart(self, slot: int, structure: AtomGraph, start: AtomGraph) -> bool:
+        stretch = self.config.bond_stretch
+        largest = 2.0 * float(_RADII[structure.atomic_numbers.numpy(force=True)].max())  # sum of radii, Å
+        bonds = self._bonds[slot]
+        if bonds is None:
+            reach = max(self.config.neighbor_cutoff, stretch * largest)
+            bonds = self._bonds[slot] = Bonds.of(start.select([slot]), reach)
+        limits: NDArray[np.float64] = stretch * np.maximum(bonds.lengths, 1.0)
+        present = np.sort(bonds.now(structure))
+        limited = limits[: len(present)]  # parts that were out of reach at the start may stay so
+        if (present <= limited).all():
+            return False
+        return bool((Bonds.of(structure, largest * float(limited.max())).lengths > limits).any())
+
+
+def _lengths(graph: AtomGraph, centre: IntArray, neighbour: IntArray, translation: FloatArray) -> FloatArray:
+    """Lengths of bonds, in sums of the covalent radii of their atoms."""
+    positions, radii = graph.positions.numpy(force=True), _RADII[graph.atomic_numbers.numpy(force=True)]
+    vectors = positions[neighbour] + translation - positions[centre]
+    lengths: FloatArray = np.linalg.norm(vectors, axis=1) / (radii[centre] + radii[neighbour])
+    return lengths
