@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from relaxrl.checkpoint import write_atomically
+from relaxrl.errors import ResultsError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -149,14 +151,42 @@ class FanOut(MetricSink):
 
 
 def read_metrics(path: str | Path) -> dict[str, list[float]]:
-    """Columns of a file that `CSVSink` wrote; NaN where a row has no value."""
-    columns, rows = _read(Path(path))
-    return {name: [float(row[name]) if row[name] else float("nan") for row in rows] for name in columns}
+    """Columns of a file that `CSVSink` wrote; NaN where a row has no value.
+
+    Raises:
+        ResultsError: The file can't be read, or a line in it is broken; names the line.
+    """
+    try:
+        whole = _whole_lines(Path(path))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: can't be read: {error}") from error
+    reader = csv.reader(io.StringIO(whole, newline=""))
+    names = next(reader, [STEP])
+    columns: dict[str, list[float]] = {name: [] for name in names}
+    for cells in reader:
+        if len(cells) != len(names):
+            raise ResultsError(
+                f"{path}, line {reader.line_num}: expected {len(names)} cells, one for each column, got {len(cells)}; "
+                "mend or delete the line"
+            )
+        for name, cell in zip(names, cells, strict=True):
+            try:
+                columns[name].append(float(cell) if cell or name == STEP else math.nan)
+            except ValueError as error:
+                raise ResultsError(
+                    f"{path}, line {reader.line_num}: expected a number in column {name!r}, got {cell!r}; mend or "
+                    "delete the line"
+                ) from error
+    return columns
 
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    text = path.read_text(encoding="utf-8")
-    whole = text[: text.rfind("\n") + 1]  # a line without its end was cut off by a crash
-    reader = csv.DictReader(io.StringIO(whole, newline=""))
+    reader = csv.DictReader(io.StringIO(_whole_lines(path), newline=""))
     columns = list(reader.fieldnames or [STEP])
     return columns, [{name: row.get(name) or "" for name in columns} for row in reader]
+
+
+def _whole_lines(path: Path) -> str:
+    """The text of a file, without a last line that a crash has cut off."""
+    text = path.read_text(encoding="utf-8")
+    return text[: text.rfind("\n") + 1]

@@ -82,5 +82,6 @@ def run(args: argparse.Namespace) -> int:
     print(f"{result.t_total} environment steps, {result.updates} updates")
     print(f"best agent: {result.folder / 'best'} ({result.best:.2f} of BFGS's evaluations on the development crystals)")
     print(f"plots: {result.folder / 'plots'}; metrics: {result.folder / 'metrics.csv'}")
+    print(f"all of it as a page: relaxrl report {result.folder}")
     print(f"compare it: relaxrl evaluate --agent {result.folder} --structures FILE --calculator NAME --out DIR")
     return 0

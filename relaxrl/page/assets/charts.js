@@ -163,7 +163,7 @@ const Charts = (() => {
     }
     for (const line of spec.lines || []) { if (line.x !== undefined) xs.push(line.x); else if (line.include !== false) ys.push(line.y); }
     const [x0, x1] = range(spec.x, xs), [y0, y1] = categories ? [0, 1] : range(spec.y, ys);
-    const yTicks = categories ? [] : (spec.y.log ? logTicks : linearTicks)(y0, y1, Math.max(3, Math.round(height / 55)));
+    const yTicks = categories ? [] : (spec.y.log ? logTicks : linearTicks)(y0, y1, Math.max(3, Math.round(height / 55))).filter((tick) => !spec.y.integer || Number.isInteger(tick));
     const labels = categories ? shown.map((each) => each.name) : yTicks.map(tickText);
     const longest = Math.max(...labels.map((label) => label.length), 1);
     const left = Math.min(Math.ceil(longest * (categories ? 7.9 : 7.3)) + (categories ? 12 : 30), Math.round(width * 0.42));
