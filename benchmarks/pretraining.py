@@ -1,17 +1,15 @@
 """What a pretrained trunk is worth to an agent: force evaluations and training time with and without it.
 
-Run `python benchmarks/pretraining.py --out FOLDER`; it takes a minute or two of one core per run. Runs that FOLDER
+Run `python benchmarks/pretraining.py --out FOLDER`; it takes a minute of one core per run. Runs that FOLDER
 already holds are not repeated, and interrupted ones go on. `--report` only writes page and picture from what there is.
 
-Each seed has a pretraining of its own. Runs are judged after their last update, as `RLOptimizer` with the agent of that
+All runs go on from one potential. They are judged after their last update, as `RLOptimizer` with the agent of that
 moment, on all starts of `metals:dev`.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
-import time
 from dataclasses import field
 from pathlib import Path
 from typing import Any
@@ -21,6 +19,7 @@ from ablation_report import BEGIN, END
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
+from relaxrl.checkpoint import load_model
 from relaxrl.config import configclass, from_dict, load_config
 from relaxrl.metrics import read_metrics
 from relaxrl.training import PretrainConfig, load_run_config, pretrain, resume, resume_pretraining, train
@@ -35,7 +34,7 @@ class Variant:
     changes: str
     """In words, for the table."""
     pretrained: bool = False
-    """Whether it begins with the pretrained trunk of its seed."""
+    """Whether it begins with the pretrained trunk."""
     overrides: tuple[str, ...] = ()
     """`key=value`, as on the command line."""
 
@@ -54,38 +53,41 @@ class Study:
     """By name; the reference is none of them."""
 
 
-def potential(study: Study, seed: int, out: Path) -> Path:
-    """The pretrained potential of a seed; made if it is not there. `seconds.json` beside it has its time."""
-    folder = out / "runs" / f"potential-{seed}"
-    if (folder / "seconds.json").exists():
+def potential(study: Study, out: Path) -> Path:
+    """The run folder of the pretrained potential; pretraining goes on if it has not ended."""
+    folder = out / "runs" / "potential"
+    metrics = folder / "pretrain_metrics.csv"
+    if metrics.exists() and read_metrics(metrics)["epoch"][-1:] == [study.pretraining["trainer"]["max_epochs"]]:
         return folder
-    began = time.monotonic()
-    trainer = study.pretraining["trainer"] | {"seed": seed, "save_dir": str(folder)}
+    trainer = study.pretraining["trainer"] | {"save_dir": str(folder)}
     config = from_dict(PretrainConfig, study.pretraining | {"trainer": trainer}, source="pretraining")
     done = resume_pretraining(folder, verbose=False) if folder.exists() else pretrain(config, verbose=False)
     if done.training.interrupted:
-        raise KeyboardInterrupt
-    seconds, error = time.monotonic() - began, done.best["validation/forces_mae"]
-    (folder / "seconds.json").write_text(json.dumps({"seconds": seconds, "forces_mae": error}) + "\n", encoding="utf-8")
-    print(f"potential {seed}, {seconds:.0f} s: {error:.3f} eV/Å", flush=True)
+        raise KeyboardInterrupt  # what was asked for is the end of the study, not of this run alone
     return folder
 
 
 def run_variant(study: Study, name: str, seed: int, out: Path) -> None:
     """Train one variant with one seed; what came of it stays in the run's metrics."""
     folder = out / "runs" / f"{name}-{seed}"
+    if ended(study, folder):
+        return
     variant = study.variants.get(name, Variant(changes="reference"))
     overrides = [*variant.overrides, f"run.seed={seed}", f"run.dir={folder}"]
     if variant.pretrained:
-        overrides.append(f"trainer.ckpt_file={potential(study, seed, out)}")
+        overrides.append(f"trainer.ckpt_file={potential(study, out)}")
     config = load_run_config(study.reference, overrides)
-    began = time.monotonic()
     done = resume(folder, verbose=False) if (folder / "config.yaml").exists() else train(config, verbose=False)
     if done.interrupted:
-        raise KeyboardInterrupt  # what was asked for is the end of the study, not of this run alone
-    print(
-        f"{name} {seed}, {time.monotonic() - began:.0f} s: {done.metrics[RATIO]:.3f} of BFGS's evaluations", flush=True
-    )
+        raise KeyboardInterrupt
+    print(f"{name} {seed}: {done.metrics[RATIO]:.3f} of BFGS's evaluations", flush=True)
+
+
+def ended(study: Study, folder: Path) -> bool:
+    """Whether a run has been judged after its last update."""
+    if not (folder / "metrics.csv").exists():
+        return False
+    return curve(folder, RATIO)[0][-1:] >= [study.reference["run"]["updates"] * study.reference["batch_size"]]
 
 
 def curve(folder: Path, column: str) -> tuple[list[float], list[float]]:
@@ -98,65 +100,52 @@ def curve(folder: Path, column: str) -> tuple[list[float], list[float]]:
 def table(study: Study, out: Path) -> str:
     """All results in Markdown: mean (lowest - highest) over the seeds."""
     rows = {"reference": "from random parameters"} | {name: each.changes for name, each in study.variants.items()}
-    batch = study.reference["batch_size"]
-    goals = {seed: curve(out / "runs" / f"reference-{seed}", LOSS)[1][-1] for seed in study.seeds}
-    head = ("variant", "evaluations / BFGS", "at a third", "most evaluations", "handed over", "validation loss")
-    lines = ["| " + " | ".join((*head, "updates to the reference's loss")) + " |", "| --- " * (len(head) + 1) + "|"]
+    head = ("variant", "evaluations / BFGS", "most evaluations", "handed over", "loss", "updates to the reference's")
+    lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
     for name, title in rows.items():
-        found: list[list[float]] = [[] for _ in range(6)]
-        for seed in study.seeds:
-            folder = out / "runs" / f"{name}-{seed}"
-            if not (folder / "metrics.csv").exists():
-                continue
-            seen, losses = curve(folder, LOSS)
-            ratios = curve(folder, RATIO)[1]
-            reached = [x / batch for x, y in zip(seen, losses, strict=True) if y <= goals[seed]]
-            last = [curve(folder, f"eval/{key}")[1][-1] for key in ("evaluations_max", "handed_over")]
-            values = [ratios[-1], ratios[1], *last, losses[-1], reached[0] if reached else float("nan")]
-            for column, value in zip(found, values, strict=True):
-                column.append(value)
-        if not found[0]:
+        runs = [out / "runs" / f"{name}-{seed}" for seed in study.seeds]
+        goals = [curve(out / "runs" / f"reference-{seed}", LOSS)[1][-1] for seed in study.seeds]
+        if not all(ended(study, run) for run in runs):
             continue
-        forms = ("{:.3f}", "{:.3f}", "{:.0f}", "{:.0%}", "{:.2f}", "{:.0f}")
-        lines.append("| " + " | ".join([title, *(cell(*pair) for pair in zip(found, forms, strict=True))]) + " |")
-    made = [json.loads(path.read_text(encoding="utf-8")) for path in sorted(out.glob("runs/potential-*/seconds.json"))]
-    seconds = [curve(out / "runs" / f"reference-{seed}", "time/seconds")[1][-1] for seed in study.seeds]
+        reached = []
+        for run, goal in zip(runs, goals, strict=True):
+            seen, losses = curve(run, LOSS)
+            first = [x for x, loss in zip(seen, losses, strict=True) if loss <= goal]
+            reached.append(f"{first[0] / study.reference['batch_size']:.0f}" if first else "never")
+        columns = {RATIO: "{:.3f}", "eval/evaluations_max": "{:.0f}", "eval/handed_over": "{:.0%}", LOSS: "{:.2f}"}
+        cells = [cell([curve(run, name)[1][-1] for run in runs], form) for name, form in columns.items()]
+        lines.append("| " + " | ".join([title, *cells, ", ".join(reached)]) + " |")
+    untrained = [curve(out / "runs" / f"reference-{seed}", RATIO)[1][0] for seed in study.seeds]
+    pretrained = load_model(out / "runs" / "potential" / "best")[1]["metadata"]["validation"]
     lines += [
         "",
-        f"Seconds of one core, evaluations included: pretraining {cell([each['seconds'] for each in made], '{:.0f}')}, "
-        f"the reference {cell(seconds, '{:.0f}')}. Forces of the potentials on `metals:dev`: mean absolute error "
-        f"{cell([each['forces_mae'] for each in made], '{:.3f}')} eV/Å.",
+        f"Before any training: {cell(untrained, '{:.3f}')} of BFGS's evaluations. Mean absolute error of the "
+        f"potential's forces on `metals:dev`: {pretrained['validation/forces_mae']:.3f} eV/Å.",
     ]
     return "\n".join(lines)
 
 
 def cell(values: list[float], form: str) -> str:
     """Mean, and lowest and highest."""
-    if any(value != value for value in values):
-        reached = [form.format(value) if value == value else "never" for value in values]
-        return ", ".join(reached)
     spread = f" ({form.format(min(values))} - {form.format(max(values))})" if len(set(values)) > 1 else ""
     return form.format(float(np.mean(values))) + spread
 
 
 def draw(study: Study, out: Path, path: Path) -> None:
-    """Loss and force evaluations on the development set against updates; a line per run."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    """The loss on the development set against updates; a line per run."""
+    figure = Figure(figsize=(5.5, 3.8), layout="constrained")
     FigureCanvasAgg(figure)
-    batch = study.reference["batch_size"]
-    titles = {LOSS: "loss on metals:dev", RATIO: "force evaluations / BFGS's"}
-    for place, (column, title) in enumerate(titles.items(), start=1):
-        axes = figure.add_subplot(1, 2, place)
-        for number, name in enumerate(["reference", *study.variants]):
-            for seed in study.seeds:
-                folder = out / "runs" / f"{name}-{seed}"
-                if (folder / "metrics.csv").exists():
-                    seen, values = curve(folder, column)
-                    label = name if seed == study.seeds[0] else None
-                    axes.plot([x / batch for x in seen], values, color=f"C{number}", linewidth=1, label=label)
-        axes.set_xlabel("updates")
-        axes.set_title(title)
-        axes.legend(loc="upper right")
+    axes = figure.add_subplot()
+    for number, name in enumerate(["reference", *study.variants]):
+        for seed in study.seeds:
+            folder = out / "runs" / f"{name}-{seed}"
+            if ended(study, folder):
+                seen, values = curve(folder, LOSS)
+                label = name if seed == study.seeds[0] else None
+                axes.plot([x / study.reference["batch_size"] for x in seen], values, f"C{number}", lw=1, label=label)
+    axes.set_xlabel("updates")
+    axes.set_ylabel("cloning loss on metals:dev")
+    axes.legend(loc="upper right")
     figure.savefig(path, dpi=90)
 
 

@@ -33,6 +33,13 @@ def begin_with(module: nn.Module, source: str) -> None:
     Raises:
         CheckpointError: There is nothing, or it belongs to another architecture; names the parameter.
     """
+    try:
+        _fill(module, source)
+    except CheckpointError as error:
+        raise CheckpointError(f"`trainer.ckpt_file`: {error}") from error
+
+
+def _fill(module: nn.Module, source: str) -> None:
     tensors = _tensors(source)
     if not isinstance(module, Actor):
         fill(module, tensors, source)

@@ -102,10 +102,7 @@ class GradientTrainer(ABC, Generic[C]):
         self.book = EpochBook(config.trainer, folder.path, folder.path / "checkpoints", -(-total // n))
         module = self.build()
         if config.trainer.ckpt_file is not None and not self.book.checkpoint_file(LAST).exists():
-            try:
-                begin_with(module, config.trainer.ckpt_file)
-            except CheckpointError as error:
-                raise CheckpointError(f"`trainer.ckpt_file`: {error}") from error
+            begin_with(module, config.trainer.ckpt_file)
         self.engine = Engine(config.trainer, module.to(device), n, total)
         self.held_out = hold_out(self.development, self.starts, self.potential, SETTLED * config.fmax)
         self.meters, self.epoch_meters = Meters(), Meters()

@@ -34,6 +34,7 @@ from relaxrl.structures import (
     read_structures,
     split_by_parent,
 )
+from relaxrl.training.beginning import begin_with
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.pretraining_config import PretrainConfig
 from relaxrl.training.progress import TrainingProgress
@@ -165,7 +166,7 @@ def _begin(config: TrainerConfig, model: TrunkEnergyModel, train: Sequence[Label
     if config.resume or config.ckpt_file is None:
         model.calibrate(numbers, energies, [each.forces for each in train])
         return config
-    load_parameters(model, config.ckpt_file)
+    begin_with(model, config.ckpt_file)
     fit_reference(model, train)
     return dataclasses.replace(config, ckpt_file=None)
 

@@ -154,6 +154,14 @@ def test_fine_tuning_on_other_labels_moves_references_and_the_named_modules(labe
     np.testing.assert_allclose(shift[[29, 79]], [-3.0, -5.0], atol=0.3)
     moved = {name.partition(".")[0] for name, value in after.items() if not torch.equal(value, before[name])}
     assert moved == {"reference", "readout"}
+    # The run's folder stands for its best potential, which an agent's name does not.
+    settings["trainer"] |= {"ckpt_file": str(tmp_path / "first")}
+    again = pretrain(settings | retold(settings, tmp_path / "again"), verbose=False)
+    assert again.model is not None
+    settings["trainer"] |= {"ckpt_file": "metals"}
+    with pytest.raises(CheckpointError, match=r"`trainer.ckpt_file`: metals: belongs to another architecture"):
+        pretrain(settings | retold(settings, tmp_path / "metals"), verbose=False)
+    settings["trainer"] |= {"ckpt_file": str(tmp_path / "first")}
     with pytest.raises(CheckpointError, match=r"parameter `trunk.elements.network.0.weight` has the shape \(8, "):
         pretrain(settings | {"model": {"trunk": {"channels": 4}}} | retold(settings, tmp_path / "third"), verbose=False)
 
