@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks.environment import ROLLOUT_HEAD, STEP_HEAD, rollout_rows, step_rows
+from benchmarks.environment import ROLLOUT_HEAD, STEP_HEAD, VECTOR_HEAD, rollout_rows, step_rows, vector_rows
 from benchmarks.timing import machine, table
 from benchmarks.updates import NETWORK_HEAD, UPDATE_HEAD, network_rows, update_rows
 
@@ -30,6 +30,8 @@ def main() -> None:
         table(STEP_HEAD, step_rows(arguments.turns)),
         "### Batched rollouts",
         table(ROLLOUT_HEAD, rollout_rows(arguments.turns)),
+        "### Gymnasium's vector environments",
+        table(VECTOR_HEAD, vector_rows(arguments.turns)),
         "### Networks",
         table(NETWORK_HEAD, network_rows(slow)),
         "### Replay and updates",

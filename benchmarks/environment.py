@@ -14,9 +14,12 @@ import itertools
 import numpy as np
 import torch
 from ase.calculators import emt
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from benchmarks.timing import CELLS, Times, copper, machine, milliseconds, ratio, seconds, table
 from relaxrl.envs import EnvConfig, RelaxationEnv
+from relaxrl.envs.gym_env import RelaxEnv
+from relaxrl.envs.vector_env import RelaxVectorEnv
 from relaxrl.graph import AtomGraph
 from relaxrl.potentials import EMT, ASEPotential, Potential
 from relaxrl.structures import Crystal
@@ -164,6 +167,44 @@ ROLLOUT_HEAD = [
 ]
 
 
+def vector_rates(n_atoms: int, n_envs: int, turns: int) -> tuple[Times, Times]:
+    """Seconds of a step of both vector environments of Gymnasium's interface, resets of ended episodes included.
+
+    Args:
+        n_atoms: Of each structure.
+        n_envs: Structures at once.
+        turns: Steps.
+
+    Returns:
+        Of ours, which calls the potential once for all, and of Gymnasium's `SyncVectorEnv` of single ones.
+    """
+    atoms = copper(n_atoms)
+    crystal = Crystal(id="Cu", atoms=atoms, parent="Cu", kind="minimum")
+    config, rng = endless(ROLLOUT_STEPS), np.random.default_rng(0)
+    batched = RelaxVectorEnv(n_envs, structures=[crystal], config=config)
+    single = SyncVectorEnv(
+        [lambda: RelaxEnv([crystal], config=config) for _ in range(n_envs)], autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    for env in (batched, single):
+        env.reset(seed=0)
+    actions = rng.uniform(-0.02, 0.02, (turns, *batched.action_space.shape)).astype(np.float32)
+    times = [[seconds(lambda e=env, a=action: e.step(a)) for env in (batched, single)] for action in actions]
+    ours, gymnasiums = np.array(times[1:]).T
+    return ours, gymnasiums
+
+
+def vector_rows(turns: int) -> list[list[str]]:
+    """Rows of the table of vector environments; means, since lists and episodes are made in few of the steps."""
+    rows = []
+    for n_atoms, n_envs in itertools.product((8, 32), (1, 8, 64)):
+        ours, gymnasiums = (n_envs / float(np.mean(times)) for times in vector_rates(n_atoms, n_envs, turns))
+        rows.append([str(n_atoms), str(n_envs), f"{gymnasiums:.0f}", f"{ours:.0f}", f"{ours / gymnasiums:.1f}"])
+    return rows
+
+
+VECTOR_HEAD = ["atoms", "structures", "SyncVectorEnv / (steps/s)", "RelaxVectorEnv / (steps/s)", "ratio"]
+
+
 def main() -> None:
     """Print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -173,6 +214,7 @@ def main() -> None:
     print(machine())
     print(table(STEP_HEAD, step_rows(turns)))
     print(table(ROLLOUT_HEAD, rollout_rows(turns)))
+    print(table(VECTOR_HEAD, vector_rows(turns)))
 
 
 if __name__ == "__main__":

@@ -53,9 +53,10 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
 
     ## Episode End
 
-    Terminated: F_max <= `config.fmax`, at an energy not above the start's and with the structure in one piece.
-    Truncated: `info["reason"]` is "step_limit", "stuck", "calculator_failed", "exploded", "energy_above_start" or
-    "broken"; see `relaxrl.envs.Reason`.
+    Terminated: F_max <= `config.fmax`, at an energy not above the start's and with an intact structure; this alone is
+    `info["is_success"]`. Truncated: `info["reason"]` is "step_limit", "stuck", "calculator_failed", "exploded",
+    "energy_above_start" (forces vanish higher up than they began) or "broken" (the structure has come apart, at
+    whatever forces); see `relaxrl.envs.Reason`.
 
     ## Information
 
@@ -66,7 +67,9 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
     ## Arguments
 
     Make it with the name of the module, so that worker processes find it:
-    `gymnasium.make("relaxrl:relaxrl/Relax-v0", structures="metals:train", calculator="emt")`.
+    `gymnasium.make("relaxrl:relaxrl/Relax-v0", structures="metals:train", calculator="emt")`, and likewise with
+    `gymnasium.make_vec` for a batch of structures that share each call of the potential
+    (`relaxrl.envs.vector_env.RelaxVectorEnv`).
 
     ## Version History
 

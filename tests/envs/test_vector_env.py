@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
-
 import gymnasium
 import numpy as np
 import pytest
@@ -167,12 +164,3 @@ def test_bad_arguments_are_refused(starts):
     for mask in (np.array([1, 0]), np.array([True]), np.array([False, False])):
         with pytest.raises(ValueError, match="`reset_mask` must be bool"):
             env.reset(options={"reset_mask": mask})
-
-
-def test_it_can_be_made_in_a_process_that_knows_nothing_but_the_name():
-    code = (
-        "import gymnasium; env = gymnasium.make_vec('relaxrl:relaxrl/RelaxFlat-v0', num_envs=2); "
-        "print(env.reset(seed=0)[0].shape[0])"
-    )
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    assert done.stdout.strip() == "2"
