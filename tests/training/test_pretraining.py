@@ -129,6 +129,36 @@ def test_a_run_in_two_parts_equals_one_in_a_single_part(labelled: str, tmp_path:
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
+@pytest.fixture(scope="module")
+def alone(labelled: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of three epochs that nobody interrupted."""
+    folder = tmp_path_factory.mktemp("alone") / "run"
+    pretrain(configuration(labelled, folder, best_k=2, log_steps=1), verbose=False)
+    return folder
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize("batch", [0, 1])
+def test_killed_in_any_epoch_and_resumed_the_curve_is_the_same(
+    labelled: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: Path, epoch: int, batch: int
+):
+    calls = iter(range(100))
+
+    def dying(model: Any, terms: Any, device: str) -> Any:
+        if model.training and next(calls) == 3 * epoch + batch:  # three batches per epoch
+            raise SystemExit
+        return energy_and_forces(model, terms, device)
+
+    with monkeypatch.context() as patch:
+        patch.setattr("relaxrl.training.pretraining.energy_and_forces", dying)
+        with pytest.raises(SystemExit):
+            pretrain(configuration(labelled, tmp_path / "run", best_k=2, log_steps=1), verbose=False)
+    assert read_metrics(tmp_path / "run" / "pretrain_metrics.csv").get("epoch", [])[-1:] == ([epoch] if epoch else [])
+    resume_pretraining(tmp_path / "run", verbose=False)
+    for name in ("loss.log", "pretrain_metrics.csv", "best/model.json"):
+        assert (tmp_path / "run" / name).read_bytes() == (alone / name).read_bytes(), name
+
+
 def test_a_resumed_run_keeps_its_data(labelled: str, tmp_path: Path):
     settings = configuration(labelled, tmp_path / "run", max_epochs=1)
     pretrain(settings, verbose=False)
