@@ -1,8 +1,8 @@
-"""The README's figure: how many force evaluations the shipped agents and classical optimizers take on unseen crystals.
+r"""The README's figure: how many force evaluations the shipped agents and classical optimizers take on unseen crystals.
 
-    relaxrl evaluate --agent metals metals-planner --structures metals:test metals:large metals:unseen --calculator emt \\
+relaxrl evaluate --agent metals metals-planner --structures metals:test metals:large metals:unseen --calculator emt \
         --methods BFGS,BFGSLineSearch,BFGS-alpha10,untrained --out results
-    python benchmarks/gain.py results/runs.csv docs/gain.svg
+python benchmarks/gain.py results/runs.csv docs/gain.svg
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from pathlib import Path
 import matplotlib as mpl
 import numpy as np
 
-mpl.use("agg")
+mpl.use("svg")
 import matplotlib.pyplot as plt
 
 METHODS = {
-    "agent:metals-planner": ("metals-planner", "#0072B2", "-", (2, 0.93)),
-    "agent:metals": ("metals", "#009E73", "-", (5.3, 0.66)),
-    "untrained": ("RLOptimizer\nwithout an agent", "#CC79A7", "-", (11, 0.40)),
-    "BFGS-alpha10": ("best classical:\nBFGS, alpha = 10", "#D55E00", "--", (25, 0.28)),
-    "BFGS": ("BFGS", "#333333", "--", (54, 0.50)),
+    "agent:metals-planner": ("metals-planner", "#0072B2", "-"),
+    "agent:metals": ("metals", "#009E73", "-"),
+    "untrained": ("RLOptimizer without an agent", "#CC79A7", "-"),
+    "BFGS-alpha10": ("best classical: BFGS, alpha = 10", "#D55E00", "--"),
+    "BFGS": ("BFGS", "#333333", "--"),
 }
-"""Name in the figure, colour of Okabe and Ito's palette, line, and where the name stands."""
+"""Name in the figure, colour of Okabe and Ito's palette, line."""
 
 
 def main() -> None:
@@ -43,17 +43,18 @@ def main() -> None:
     n = len({structure for runs in counts.values() for structure in runs})
     mpl.rcParams["svg.hashsalt"] = "relaxrl"  # the same file for the same data
     figure, axes = plt.subplots(figsize=(7.2, 3.6), layout="constrained")
-    for method, (name, colour, line, (x, y)) in METHODS.items():
+    for method, (name, colour, line) in METHODS.items():
         evaluations = np.sort(np.fromiter(counts[method].values(), dtype=float))
         share = np.arange(1, len(evaluations) + 1) / n
-        # From nothing, and on to the edge where all are done.
-        x_values = np.concatenate([[1.0], np.repeat(evaluations, 2)[1:], [200.0]])
-        y_values = np.concatenate([[0.0], np.repeat(share, 2)[:-1], [share[-1]]])
-        axes.plot(np.concatenate([[1.0, evaluations[0]], x_values[1:]]), np.concatenate([[0.0, 0.0], y_values[1:]]),
-                  line, color=colour, linewidth=2)
-        axes.text(x, y, name, color=colour, ha="left", va="top", fontsize=9, fontweight="bold")
+        steps = np.concatenate([[1.0], evaluations, [1000.0]])  # from nothing, and on to the edge
+        axes.step(
+            steps, np.concatenate([[0.0], share, share[-1:]]), line, where="post", color=colour, linewidth=2, label=name
+        )
     axes.set(
-        xscale="log", xlim=(1.9, 150), ylim=(0, 1.02), xlabel="force evaluations to 0.01 eV/Å",
+        xscale="log",
+        xlim=(1.9, 150),
+        ylim=(0, 1.02),
+        xlabel="force evaluations to 0.01 eV/Å",
         ylabel=f"share of {n} unseen crystals relaxed",
     )
     axes.set_xticks([2, 3, 5, 10, 20, 50, 100], labels=["2", "3", "5", "10", "20", "50", "100"])
@@ -61,6 +62,7 @@ def main() -> None:
     axes.yaxis.set_major_formatter(mpl.ticker.PercentFormatter(1.0))
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
+    figure.legend(frameon=False, fontsize=9, loc="outside upper center", ncols=3)
     figure.savefig(arguments.out, metadata={"Date": None})
 
 
