@@ -3,36 +3,38 @@
 from __future__ import annotations
 
 import argparse
+import csv
+import io
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaxrl.errors import CalculatorError, ConfigError, StructureError
+from relaxrl.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
-    from ase import Atoms
-
-    from relaxrl.optimize import Policy
-    from relaxrl.potentials import CalculatorSpec
+    from relaxrl.optimize.campaign import Campaign, Relaxed
 
 DESCRIPTION = """\
 Relax all structures of FILE with an agent, and write them, in the same order, with energies and forces where the format
 holds them. Constraints that FILE holds (fixed atoms) are respected; the cell stays as it is. An agent that makes no
 progress hands over to a quasi-Newton method, so the result is a minimum in any case, or an error.
 
+Each structure that is done is remembered in OUT.journal until OUT is written: the same command goes on after a kill,
+and relaxes nothing twice. What failed is listed at the end, with reasons.
+
 Exit status: 0 if all structures converged, 1 if not (they are written as far as they came), 2 for bad input.
 """
 
 EPILOG = """\
 An OUT that exists is replaced, at once and only when all is done. After Ctrl-C, too, the structures are written as far
-as they came. The format of OUT follows from its name.
+as they came. The format of OUT follows from its name: all that ASE writes, databases (results.db) included.
 
 examples:
   relaxrl relax POSCAR --agent metals --calculator emt --out CONTCAR
   relaxrl relax start.cif --agent runs/mine --calculator mypackage.calc:MyCalculator --fmax 0.05 --out relaxed.extxyz
-  relaxrl relax many.extxyz --agent none --calculator lj,sigma=2.5 --out relaxed.extxyz --log -
+  relaxrl relax one.extxyz --agent none --calculator lj,sigma=2.5 --out relaxed.extxyz --log -
+  relaxrl relax thousands/ --calculator mypackage.calc:MyCalculator --workers 8 --out relaxed.db --table relaxed.csv
 """
 
 
@@ -45,7 +47,7 @@ def add_parser(subparsers: Any) -> None:
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("file", metavar="FILE", help="structures, in any format that ASE reads")
+    parser.add_argument("file", metavar="FILE", help="structures: a file in any format that ASE reads, or a folder")
     parser.add_argument(
         "--agent",
         default="metals",
@@ -62,6 +64,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="file for the relaxed structures")
     parser.add_argument("--fmax", type=float, default=0.01, help="converged below this force, eV/Å (default: 0.01)")
     parser.add_argument("--steps", type=int, default=500, help="limit of each relaxation (default: 500)")
+    parser.add_argument("--workers", type=int, default=1, metavar="N", help="relaxations side by side (default: 1)")
+    parser.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
+    parser.add_argument("--table", type=Path, metavar="CSV", help="one row per structure: outcome, evaluations, reason")
     parser.add_argument(
         "--log", metavar="LOG", help="log of each step, as ASE's optimizers write it; - for the terminal"
     )
@@ -71,73 +76,86 @@ def add_parser(subparsers: Any) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Relax and write; returns 0 if all structures converged, else 1."""
+    from relaxrl.optimize.campaign import Campaign, Conditions
     from relaxrl.optimize.policy import check_size, load_policy, untrained_elements
     from relaxrl.potentials import parse_calculator
     from relaxrl.structures import read_structures
 
-    if not args.fmax > 0 or args.steps < 0:
-        raise ConfigError(f"expected --fmax > 0 and --steps >= 0, got {args.fmax} and {args.steps}")
-    _check_output(args.out)
+    _check_arguments(args)
     spec = parse_calculator(args.calculator)
     crystals = read_structures(args.file)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
-    policy = None if args.agent == "none" else load_policy(args.agent)
+    agent = None if args.agent == "none" else args.agent
+    policy = load_policy(agent)
     for crystal in crystals:
         check_size(policy, len(crystal.atoms), crystal.id)
     if note := untrained_elements(policy, {symbol for crystal in crystals for symbol in crystal.atoms.symbols}):
         print(f"relaxrl: {note}", file=sys.stderr)
+    options = {"logfile": args.log}
     if args.trajectory is not None:
         args.trajectory.unlink(missing_ok=True)
-    results = [crystal.atoms.copy() for crystal in crystals]
-    n_converged = 0
+        options |= {"trajectory": args.trajectory, "append_trajectory": True}
+    journal = args.out.with_name(f"{args.out.name}.journal")
+    if args.restart:
+        journal.unlink(missing_ok=True)
+    structures = [(crystal.id, crystal.atoms) for crystal in crystals]
+    campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps), journal)
+    n_before = len(structures) - len(campaign.waiting)
+    if n_before:
+        print(f"{n_before} of {len(structures)} were done before, see {journal}")
     try:
-        for crystal, atoms in zip(crystals, results, strict=True):
-            n_converged += _relax(crystal.id, atoms, policy, spec, args)
+        for number, done in enumerate(campaign.run(args.workers, **options), start=n_before + 1):
+            print(_line(done, number, len(structures)), flush=True)
     except KeyboardInterrupt:
-        _write(args.out, results)
-        print(f"relaxrl: the structures as far as they came are in {args.out}", file=sys.stderr)
-        raise
-    _write(args.out, results)
-    print(f"{n_converged} of {len(results)} converged; wrote {args.out}")
-    return 0 if n_converged == len(results) else 1
-
-
-def _relax(name: str, atoms: Atoms, policy: Policy | None, spec: CalculatorSpec, args: argparse.Namespace) -> bool:
-    """Relax in place and print one line; whether it converged. Energy and forces stay with the atoms."""
-    import numpy as np
-    from ase.calculators.singlepoint import SinglePointCalculator
-
-    from relaxrl.optimize import RLOptimizer, UntrainedElementWarning
-    from relaxrl.potentials import CountedCalculator
-
-    atoms.calc = CountedCalculator(spec.create(), structure=name)
-    converged, ending, optimizer = False, "not converged", None
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UntrainedElementWarning)  # said once for the whole file
-            optimizer = RLOptimizer(
-                atoms, agent=policy, logfile=args.log, trajectory=args.trajectory, append_trajectory=True
-            )
-        converged = optimizer.run(fmax=args.fmax, steps=args.steps)
-        energy, forces = atoms.get_potential_energy(), atoms.get_forces(apply_constraint=False)
-        fmax = np.linalg.norm(atoms.get_forces(), axis=1).max()
-        ending = f"{'converged' if converged else 'not converged'}, fmax {fmax:.4g} eV/Å, energy {energy:.6f} eV"
-        atoms.calc = SinglePointCalculator(atoms, energy=energy, forces=forces)
-    except CalculatorError as error:
-        ending = str(error)
-        atoms.calc = None
-    except BaseException:
-        atoms.calc = None  # the file is still to be written
-        raise
-    count = 0 if optimizer is None else optimizer.force_evaluations
-    if optimizer is not None and converged and optimizer.calculator_failures:
-        ending += (
-            f"; {optimizer.calculator_failures} of the evaluations failed, cured by shorter steps "
-            f"({optimizer.last_failure})"
+        _write(args.out, campaign)
+        print(
+            f"relaxrl: the structures as far as they came are in {args.out}; the same command goes on", file=sys.stderr
         )
-    print(f"{name} {atoms.get_chemical_formula()}: {count} force evaluations, {ending}")
-    return converged
+        raise
+    _write(args.out, campaign)
+    if args.table is not None:
+        _write_table(args.table, campaign)
+    journal.unlink(missing_ok=True)
+    return _conclude(args, campaign)
+
+
+def _check_arguments(args: argparse.Namespace) -> None:
+    """Find out now, not after hours of relaxation, what can't work."""
+    if not args.fmax > 0 or args.steps < 0:
+        raise ConfigError(f"expected --fmax > 0 and --steps >= 0, got {args.fmax} and {args.steps}")
+    if args.workers < 1:
+        raise ConfigError(f"expected --workers >= 1, got {args.workers}")
+    if args.workers > 1 and (args.log is not None or args.trajectory is not None):
+        raise ConfigError("--log and --trajectory are for one relaxation after the other; leave them out or --workers")
+    _check_output(args.out)
+    if args.table is not None and not args.table.parent.is_dir():
+        raise StructureError(f"--table {args.table}: folder {args.table.parent} does not exist; create it first")
+
+
+def _line(done: Relaxed, number: int, total: int) -> str:
+    """What the user reads of one relaxation."""
+    place = f" [{number}/{total}]" if total > 1 else ""
+    ending = done.reason
+    if done.atoms.calc is not None:
+        ending += f", fmax {done.fmax:.4g} eV/Å, energy {done.atoms.get_potential_energy():.6f} eV"
+    if done.note:
+        ending += f"; {done.note}"
+    formula = done.atoms.get_chemical_formula()
+    return f"{done.name} {formula}: {done.force_evaluations} force evaluations, {ending}{place}"
+
+
+def _conclude(args: argparse.Namespace, campaign: Campaign) -> int:
+    """The last lines, and the exit status."""
+    results = [done for done in campaign.results if done is not None]
+    failed = [done for done in results if not done.converged]
+    if failed and len(results) > 1:
+        print("not converged:")
+        for done in failed:
+            print(f"  {done.name}: {done.reason}")
+    evaluations = sum(done.force_evaluations for done in results)
+    print(f"{len(results) - len(failed)} of {len(results)} converged in {evaluations} evaluations; wrote {args.out}")
+    return 1 if failed else 0
 
 
 def _check_output(out: Path) -> None:
@@ -156,22 +174,54 @@ def _check_output(out: Path) -> None:
         raise StructureError(f"--out {out}: can't tell a format from this name; try one such as relaxed.extxyz")
 
 
-def _write(out: Path, structures: list[Atoms]) -> None:
+def _write(out: Path, campaign: Campaign) -> None:
     """Write all structures to a file that appears complete or not at all.
 
     Raises:
         StructureError: The format can't hold them.
     """
     import ase.io
+    from ase.db import connect
 
+    structures = campaign.structures_as_they_are()
     # In a folder of its own, under its own name: from that ASE knows the format.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".relaxrl-") as folder:
         part = Path(folder) / out.name
         try:
-            ase.io.write(part, structures if len(structures) > 1 else structures[0])
+            if out.suffix == ".db":
+                with connect(part) as database:
+                    for (name, _), atoms, done in zip(campaign.structures, structures, campaign.results, strict=True):
+                        database.write(atoms, **({"structure": name} | _outcome(done)))
+            else:
+                ase.io.write(part, structures if len(structures) > 1 else structures[0])
         except Exception as error:  # writers of dozens of formats raise whatever they like
             raise StructureError(
                 f"--out {out}: this format can't hold the {len(structures)} structures ({type(error).__name__}: "
                 f"{error}); try relaxed.extxyz"
             ) from error
         part.replace(out)
+
+
+def _outcome(done: Relaxed | None) -> dict[str, Any]:
+    """What a database or a table says of a relaxation."""
+    if done is None:
+        return {"converged": False, "reason": "not done", "force_evaluations": 0}
+    return {"converged": done.converged, "reason": done.reason, "force_evaluations": done.force_evaluations}
+
+
+def _write_table(path: Path, campaign: Campaign) -> None:
+    """One row per structure."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(
+        ["structure", "formula", "natoms", "converged", "reason", "force_evaluations", "fmax", "energy", "seconds"]
+    )
+    for done in campaign.results:
+        if done is not None:
+            atoms = done.atoms
+            energy = "" if atoms.calc is None else f"{atoms.get_potential_energy():.9g}"
+            row = [done.name, atoms.get_chemical_formula(), len(atoms), done.converged, done.reason]
+            table.writerow([*row, done.force_evaluations, f"{done.fmax:.6g}", energy, f"{done.seconds:.4g}"])
+    from relaxrl.checkpoint import write_atomically
+
+    write_atomically(path, text.getvalue().encode())

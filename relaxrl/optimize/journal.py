@@ -1,0 +1,122 @@
+"""What a campaign has finished, one line per structure, safe against a kill at any moment."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.io.jsonio import decode, encode
+
+from relaxrl.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from relaxrl.optimize.campaign import Conditions, Relaxed
+
+FORMAT = "relaxrl-journal-1"
+
+
+class Journal:
+    """The file; its first line says what campaign it belongs to.
+
+    Args:
+        path: Made with the first structure that is done.
+        structures: Names and starts of the whole campaign.
+        conditions: How they are relaxed.
+
+    Raises:
+        CheckpointError: It exists, and belongs to another campaign.
+    """
+
+    def __init__(self, path: Path, structures: Sequence[tuple[str, Atoms]], conditions: Conditions) -> None:
+        self.path = path
+        self._header = {
+            "format": FORMAT,
+            "agent": conditions.agent,
+            "calculator": f"{conditions.calculator.name} {conditions.calculator.arguments}",
+            "fmax": conditions.fmax,
+            "steps": conditions.steps,
+            "structures": _fingerprint(structures),
+        }
+        if path.exists():
+            self._check(self._lines()[:1])
+
+    def read(self) -> list[Relaxed]:
+        """What is done; a last line that a kill has cut off does not count."""
+        from relaxrl.optimize.campaign import Relaxed
+
+        if not self.path.exists():
+            return []
+        done = []
+        for line in self._lines()[1:]:
+            entry = decode(line)
+            atoms = _with_results(entry.pop("atoms"), entry.pop("results"))
+            done.append(Relaxed(atoms=atoms, **entry))
+        return done
+
+    def write(self, done: Relaxed) -> None:
+        """Append a structure; on the disk when this returns."""
+        calculator = done.atoms.calc
+        results = {} if calculator is None else dict(calculator.results)
+        entry = {**vars(done), "atoms": done.atoms, "results": results}
+        new = not self.path.exists()
+        if not new:
+            self._cut_off_half_a_line()
+        with self.path.open("a", encoding="utf-8") as file:
+            if new:
+                file.write(json.dumps(self._header) + "\n")
+            file.write(encode(entry) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    def remove(self) -> None:
+        """The results are safe elsewhere."""
+        self.path.unlink(missing_ok=True)
+
+    def _lines(self) -> list[str]:
+        """Whole lines."""
+        text = self.path.read_text(encoding="utf-8")
+        return text[: text.rfind("\n") + 1].splitlines()
+
+    def _cut_off_half_a_line(self) -> None:
+        with self.path.open("r+b") as file:
+            content = file.read()
+            if not content.endswith(b"\n"):
+                file.truncate(content.rfind(b"\n") + 1)
+
+    def _check(self, first: list[str]) -> None:
+        """Raise where the file belongs to another campaign."""
+        try:
+            found: dict[str, Any] = json.loads(first[0]) if first else {}
+        except json.JSONDecodeError:
+            found = {}
+        if not isinstance(found, dict) or found.get("format") != FORMAT:
+            raise CheckpointError(f"{self.path}: expected the journal of a campaign; move the file away, or delete it")
+        for key, value in self._header.items():
+            if found.get(key) != value:
+                what = "are others" if key == "structures" else f"was {found.get(key)}, now it is {value}"
+                raise CheckpointError(
+                    f"{self.path} remembers a campaign that was interrupted, and its {key} {what}; go on with what it "
+                    "was, or begin anew with --restart, which forgets what was done"
+                )
+
+
+def _fingerprint(structures: Sequence[tuple[str, Atoms]]) -> str:
+    """The same for the same names, elements, positions, cells and constraints."""
+    digest = hashlib.sha256()
+    for name, atoms in structures:
+        digest.update(name.encode())
+        for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
+            digest.update(array.tobytes())
+        digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+    return digest.hexdigest()[:16]
+
+
+def _with_results(atoms: Atoms, results: dict[str, Any]) -> Atoms:
+    atoms.calc = SinglePointCalculator(atoms, **results) if results else None
+    return atoms
