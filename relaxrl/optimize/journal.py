@@ -92,7 +92,7 @@ class Journal:
     def _check(self, first: list[str]) -> None:
         """Raise where the file belongs to another campaign."""
         try:
-            found: dict[str, Any] = json.loads(first[0]) if first else {}
+            found = json.loads(first[0]) if first else {}
         except json.JSONDecodeError:
             found = {}
         if not isinstance(found, dict) or found.get("format") != FORMAT:
