@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 _PER_ATOM = ("positions", "atomic_numbers", "forces", "previous_displacement", "previous_forces")
-_PER_GRAPH = ("cell", "pbc", "energy", "features")
+_PER_GRAPH = ("cell", "pbc", "energy", "stress", "features")
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class AtomGraph:
         graph_index: (n_atoms,), int64; which structure an atom belongs to.
         forces: (n_atoms, 3), eV/Å, at these positions; None where not evaluated.
         energy: (n_graphs,), eV.
+        stress: (n_graphs, 3, 3), eV/Å³, symmetric, positive under tension (as in ASE); None where not evaluated.
         previous_displacement: (n_atoms, 3), Å; the step that led here, zero at an episode's start.
         previous_forces: (n_atoms, 3), eV/Å; forces before that step, equal to `forces` at an episode's start.
         features: (n_graphs, k); optional environment features, global invariant scalars.
@@ -50,6 +51,7 @@ class AtomGraph:
     features: Tensor | None = None
     edge_index: Tensor | None = None
     edge_shift: Tensor | None = None
+    stress: Tensor | None = None
 
     def __post_init__(self) -> None:
         n_atoms, n_graphs = self.positions.shape[0], self.cell.shape[0]
@@ -63,6 +65,7 @@ class AtomGraph:
             ("graph_index", self.graph_index, per_atom),
             ("forces", self.forces, vectors),
             ("energy", self.energy, (n_graphs,)),
+            ("stress", self.stress, (n_graphs, 3, 3)),
             ("previous_displacement", self.previous_displacement, vectors),
             ("previous_forces", self.previous_forces, vectors),
         )

@@ -116,6 +116,19 @@ class Agent:
         predicted: FloatArray | sparse.csr_array | None = None if predict is None else predict(graph)
         return predicted
 
+    def hessian_with_strain(self, graph: AtomGraph) -> FloatArray | None:
+        """The curvature that the actor predicts for one structure and its cell.
+
+        Args:
+            graph: One structure.
+
+        Returns:
+            (3 n_atoms + 6, 3 n_atoms + 6), see `HessianActor.hessian_with_strain`; None from actors that predict none.
+        """
+        predict = getattr(self.actor, "hessian_with_strain", None)
+        predicted: FloatArray | None = None if predict is None else predict(graph)
+        return predicted
+
     @property
     def elements(self) -> frozenset[str]:
         """Symbols of the elements that it was trained on; empty where its metadata don't say."""

@@ -92,6 +92,10 @@ class RankedActor(nn.Module):
         """What the actor itself predicts, see `HessianActor.hessian`; None if it predicts none."""
         return self.base.hessian(graph) if isinstance(self.base, HessianActor) else None
 
+    def hessian_with_strain(self, graph: AtomGraph) -> FloatArray | None:
+        """What the actor itself predicts, see `HessianActor.hessian_with_strain`; None if it predicts none."""
+        return self.base.hessian_with_strain(graph) if isinstance(self.base, HessianActor) else None
+
     def decisions(self, graph: AtomGraph) -> Decisions:
         """Gate and trust radius of the actor itself."""
         return self.base.decisions(graph)

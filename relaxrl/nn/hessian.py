@@ -15,6 +15,7 @@ from relaxrl.nn.convolution import coupling
 from relaxrl.nn.inputs import NetworkInputs
 from relaxrl.nn.solve import DENSE_LIMIT, newton_displacement
 from relaxrl.nn.sparse import sparse_hessian
+from relaxrl.nn.strain import bordered, strain_blocks
 from relaxrl.nn.trunk import Trunk, TrunkOutput
 from relaxrl.typing import FloatArray
 
@@ -65,18 +66,44 @@ class HessianActor(Actor):
         Raises:
             ValueError: It is a batch of several.
         """
-        if graph.n_graphs != 1:
-            raise ValueError(f"a Hessian is that of one structure, got a batch of {graph.n_graphs}; unbatch it first")
-        if graph.forces is None:
-            graph = graph.replace(forces=torch.zeros_like(graph.positions))
-        inputs = self._inputs(graph)
-        blocks, rows = self.head(self.trunk(inputs), inputs)
+        inputs, blocks, rows = self._of_one(graph)
         if inputs.n_atoms > DENSE_LIMIT:
             return sparse_hessian(blocks, rows, inputs.edge_index, inputs.n_atoms)
         padding, index = Padding(inputs.graph_index, 1), inputs.edge_index
         matrix = pair_hessian(blocks.double(), index, padding) + site_hessian(rows.double(), index, padding)
         array: FloatArray = matrix[0].cpu().numpy()
         return array
+
+    @torch.no_grad()
+    def hessian_with_strain(self, graph: AtomGraph) -> FloatArray:
+        """H of one structure and its cell, before any floor, (3 n_atoms + 6, 3 n_atoms + 6); see `strain_blocks`.
+
+        Positions are x + ε x + u: displacements u in Å, strain ε in `relaxrl.strain.STRAIN_BASIS`. The units are thus
+        eV/Å², eV/Å and eV. All dense, whatever the size.
+
+        Args:
+            graph: One structure; its forces don't matter.
+
+        Raises:
+            ValueError: It is a batch of several.
+        """
+        inputs, blocks, rows = self._of_one(graph)
+        blocks, rows = blocks.double(), rows.double()
+        padding, index = Padding(inputs.graph_index, 1), inputs.edge_index
+        matrix = pair_hessian(blocks, index, padding) + site_hessian(rows, index, padding)
+        coupling, elastic = strain_blocks(blocks, rows, inputs.edge_vectors.double(), index, inputs.graph_index, 1)
+        array: FloatArray = bordered(matrix[0], coupling, elastic[0]).cpu().numpy()
+        return array
+
+    def _of_one(self, graph: AtomGraph) -> tuple[NetworkInputs, Tensor, Tensor]:
+        """What the networks read and say of one structure."""
+        if graph.n_graphs != 1:
+            raise ValueError(f"a Hessian is that of one structure, got a batch of {graph.n_graphs}; unbatch it first")
+        if graph.forces is None:
+            graph = graph.replace(forces=torch.zeros_like(graph.positions))
+        inputs = self._inputs(graph)
+        blocks, rows = self.head(self.trunk(inputs), inputs)
+        return inputs, blocks, rows
 
 
 class HessianHead(nn.Module):

@@ -83,6 +83,10 @@ class VerifiedActor(nn.Module):
         """The Hessian of the actor, for those who want to correct it; None where it emits none."""
         return self.base.hessian(graph) if isinstance(self.base, HessianActor) else None
 
+    def hessian_with_strain(self, graph: AtomGraph) -> FloatArray | None:
+        """What the actor itself predicts, see `HessianActor.hessian_with_strain`; None if it predicts none."""
+        return self.base.hessian_with_strain(graph) if isinstance(self.base, HessianActor) else None
+
     def decisions(self, graph: AtomGraph) -> Decisions:
         """Gate and trust radius of the actor itself."""
         return self.base.decisions(graph)

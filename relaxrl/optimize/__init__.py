@@ -1,6 +1,7 @@
 """A trained agent as an ASE optimizer, with the safeguard that makes it converge."""
 
 from relaxrl.optimize.campaign import Campaign, Conditions, Relaxed, relax_one
+from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.curvature import pair_hessian
 from relaxrl.optimize.policy import CurvaturePolicy, Policy, UntrainedElementWarning
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
@@ -13,6 +14,7 @@ __all__ = [
     "CurvaturePolicy",
     "Policy",
     "RLOptimizer",
+    "RelaxCell",
     "Relaxed",
     "SafeguardConfig",
     "SecantPairs",

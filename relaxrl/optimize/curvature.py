@@ -9,7 +9,8 @@ from scipy import sparse
 
 from relaxrl.io import graph_from_atoms
 from relaxrl.neighbors import with_edges
-from relaxrl.typing import FloatArray
+from relaxrl.strain import STRAIN_BASIS
+from relaxrl.typing import FloatArray, IntArray
 
 BADGER = 65.0
 """eV Å; a bond as long as the sum R of its covalent radii has the stiffness BADGER / R³ (Badger's rule): 3.5 eV/Å² for
@@ -50,14 +51,7 @@ def pair_hessian(atoms: Atoms) -> sparse.csr_array:
         (True, True)
     """
     n_atoms = len(atoms)
-    ground = GROUND_STIFFNESS * sparse.eye_array(3 * n_atoms, format="csr")
-    radii = covalent_radii[atoms.numbers]
-    graph = with_edges(graph_from_atoms(atoms), float(RANGE * 2 * radii.max()))
-    if graph.edge_index is None or graph.edge_index.shape[1] == 0:
-        return ground
-    centre, neighbour = graph.edge_index.numpy()
-    vectors = graph.edge_vectors().numpy()
-    blocks = _spring_blocks(vectors, radii[centre] + radii[neighbour])
+    centre, neighbour, _, blocks = _springs(atoms)
     # Each pair is there as i→j and j→i; each of the two gives the row of its centre.
     rows = np.concatenate([centre, centre])
     columns = np.concatenate([centre, neighbour])
@@ -67,7 +61,51 @@ def pair_hessian(atoms: Atoms) -> sparse.csr_array:
     row_index = np.broadcast_to(3 * rows[:, None, None] + axis[:, None], shape).ravel()
     column_index = np.broadcast_to(3 * columns[:, None, None] + axis, shape).ravel()
     springs = sparse.coo_array((values.ravel(), (row_index, column_index)), shape=(3 * n_atoms, 3 * n_atoms))
+    ground = GROUND_STIFFNESS * sparse.eye_array(3 * n_atoms, format="csr")
     return (springs + ground).tocsr()
+
+
+def pair_hessian_with_strain(atoms: Atoms) -> FloatArray:
+    """`pair_hessian` of positions and cell: the springs' lengths change with the strain, too.
+
+    Args:
+        atoms: The structure; its calculator is not used.
+
+    Returns:
+        (3 n_atoms + 6, 3 n_atoms + 6), dense; displacements in Å, strain in `relaxrl.strain.STRAIN_BASIS`.
+
+    Example:
+        >>> from ase.build import bulk
+        >>> hessian = pair_hessian_with_strain(bulk("Cu", cubic=True))
+        >>> bool(np.linalg.eigvalsh(hessian).min() > 0)
+        True
+    """
+    n_dof = 3 * len(atoms)
+    matrix = np.zeros((n_dof + 6, n_dof + 6))
+    matrix[:n_dof, :n_dof] = pair_hessian(atoms).toarray()
+    # As stiff as atoms that are held, on the scale of an atom's distance to its neighbours.
+    matrix[n_dof:, n_dof:] = 4 * len(atoms) * GROUND_STIFFNESS * np.eye(6)
+    centre, neighbour, vectors, blocks = _springs(atoms)
+    stretched = np.einsum("kab,eb->eak", STRAIN_BASIS, vectors)
+    # Springs of both directions of a pair count half each.
+    pull = 0.5 * blocks @ stretched
+    matrix[n_dof:, n_dof:] += np.einsum("eak,eal->kl", stretched, pull)
+    coupling = np.zeros((len(atoms), 3, 6))
+    np.add.at(coupling, neighbour, pull)
+    np.subtract.at(coupling, centre, pull)
+    matrix[:n_dof, n_dof:] = coupling.reshape(n_dof, 6)
+    matrix[n_dof:, :n_dof] = matrix[:n_dof, n_dof:].T
+    return matrix
+
+
+def _springs(atoms: Atoms) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
+    """Bonds in both directions: centres, neighbours, vectors (n_edges, 3), Å, and blocks (n_edges, 3, 3), eV/Å²."""
+    radii = covalent_radii[atoms.numbers]
+    graph = with_edges(graph_from_atoms(atoms), float(RANGE * 2 * radii.max()))
+    assert graph.edge_index is not None  # just made
+    centre, neighbour = graph.edge_index.numpy()
+    vectors = graph.edge_vectors().numpy()
+    return centre, neighbour, vectors, _spring_blocks(vectors, radii[centre] + radii[neighbour])
 
 
 def _spring_blocks(vectors: FloatArray, bond_lengths: FloatArray) -> FloatArray:

@@ -5,13 +5,11 @@ from __future__ import annotations
 import warnings
 
 import numpy as np
-import torch
 from scipy import sparse
 
 from relaxrl.errors import RelaxRLError
 from relaxrl.graph import AtomGraph
-from relaxrl.io import graph_from_atoms
-from relaxrl.optimize.policy import Policy, predicted_hessian
+from relaxrl.optimize.policy import Policy
 from relaxrl.optimize.safeguard import Point, Safeguard, SafeguardConfig
 from relaxrl.optimize.surface import Surface
 from relaxrl.optimize.surprises import Surprise, Surprises, floored, floored_step
@@ -40,12 +38,12 @@ class Pilot:
         self._surface = surface
         self._predicted: tuple[Point, FloatArray | None] | None = None
 
-    def propose(self, start: Point, graph: AtomGraph) -> FloatArray:
+    def propose(self, start: Point, graph: AtomGraph | None) -> FloatArray:
         """The displacement to try first, (n_dof,), Å, of whatever length.
 
         Args:
             start: Where the atoms stand.
-            graph: What the agent sees of it.
+            graph: What the agent sees of it; None where displacements of atoms are not the coordinates.
 
         Raises:
             AgentRelieved: The agent has no answer that is of any use.
@@ -53,9 +51,11 @@ class Pilot:
         """
         try:
             # An agent that knows nothing of fixed atoms would wait for them to yield.
-            own = not self.surprises and self._surface.free is None
+            own = graph is not None and not self.surprises and self._surface.free is None
             displacement = None if own else self.correct(start)
             if displacement is None:
+                if graph is None:
+                    raise AgentRelieved(self._surface.without_hessian)
                 displacement = self._asked(graph)
         except RelaxRLError as error:
             # The agent knows that it can't do this. Mistakes in the code of agents raise other errors.
@@ -85,7 +85,7 @@ class Pilot:
         if hessian is not None:
             step = trial.x - start.x
             surprise = Surprise(step, trial.gradient - start.gradient, hessian @ step)
-            self.surprises.add(surprise, self._surface.hessian_guess(start.x) @ step)
+            self.surprises.add(surprise, self._surface.hessian_guess(start) @ step)
 
     def check(self, safeguard: Safeguard, rejections: int) -> None:
         """Look at the last trial's outcome.
@@ -117,12 +117,8 @@ class Pilot:
 
     def _hessian(self, point: Point) -> FloatArray | None:
         """What the agent predicts at the present point, asked once; None where it shows no Hessian."""
-        if self._surface.structure is None:
-            return None
         if self._predicted is None or self._predicted[0] is not point:
-            positions = torch.from_numpy(point.x.reshape(-1, 3).copy())
-            graph = graph_from_atoms(self._surface.structure).replace(positions=positions)
-            self._predicted = (point, predicted_hessian(self.policy, graph))
+            self._predicted = (point, self._surface.predicted(self.policy, point))
         return self._predicted[1]
 
     def _asked(self, graph: AtomGraph) -> FloatArray:

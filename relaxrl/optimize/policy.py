@@ -74,23 +74,28 @@ def feature_names(policy: Policy | None) -> Sequence[str]:
     return names
 
 
-def predicted_hessian(policy: Policy | None, graph: AtomGraph) -> FloatArray | None:
+def predicted_hessian(policy: Policy | None, graph: AtomGraph, strain: bool = False) -> FloatArray | None:
     """The Hessian of a policy that shows one, (3 n_atoms, 3 n_atoms), eV/Å², symmetric; else None.
 
     Also None for structures too large for dense matrices, and where it holds numbers that can't be a curvature.
+
+    Args:
+        policy: The agent.
+        graph: One structure.
+        strain: Whether strain counts, too: (3 n_atoms + 6, 3 n_atoms + 6), of a method `hessian_with_strain`.
 
     Raises:
         ValueError: It has another shape.
     """
     # Not by `isinstance`: from Python 3.12 on that overlooks what an agent standing for another passes on.
-    show = getattr(policy, "hessian", None)
+    show = getattr(policy, "hessian_with_strain" if strain else "hessian", None)
     if show is None or 3 * graph.n_atoms > DENSE_LIMIT:
         return None
     shown: FloatArray | sparse.csr_array | None = show(graph)
     if shown is None:
         return None
     matrix = np.asarray(shown.toarray() if sparse.issparse(shown) else shown, dtype=np.float64)
-    n_dof = 3 * graph.n_atoms
+    n_dof = 3 * graph.n_atoms + 6 * strain
     if matrix.shape != (n_dof, n_dof):
         raise ValueError(f"the agent must show a Hessian of shape ({n_dof}, {n_dof}), got {matrix.shape}")
     if not np.abs(matrix).max(initial=0.0) < STIFFEST:  # so that NaN fails, too

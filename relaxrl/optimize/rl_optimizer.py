@@ -13,7 +13,9 @@ from ase import Atoms
 from ase.optimize.optimize import DEFAULT_MAX_STEPS, Optimizer
 from scipy import sparse
 
-from relaxrl.errors import CalculatorError, CheckpointError, StructureError
+from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
+from relaxrl.optimize.cell import RelaxCell
+from relaxrl.optimize.cell_surface import CellSurface, make_surface
 from relaxrl.optimize.pilot import AgentRelieved, Pilot
 from relaxrl.optimize.policy import (
     Policy,
@@ -27,7 +29,7 @@ from relaxrl.optimize.policy import (
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
 from relaxrl.optimize.restart import read_state, write_state
 from relaxrl.optimize.safeguard import Point, Safeguard, SafeguardConfig, energy_change
-from relaxrl.optimize.surface import Surface
+from relaxrl.optimize.surface import FilterSurface
 from relaxrl.typing import FloatArray, StateDict
 
 MAX_TRIALS = 15
@@ -48,8 +50,9 @@ class RLOptimizer(Optimizer):
     first included. `handover_reason` says why the agent was relieved; empty while it is in charge.
     `calculator_failures` counts the trial geometries that the calculator refused, and `last_failure` says what it said.
 
-    ASE's constraints are respected. Under a filter (of cells, for example) the quasi-Newton method does all the work,
-    since agents move atoms in a fixed cell.
+    ASE's constraints are respected. With `cell`, or under `FrechetCellFilter`, `UnitCellFilter` or `StrainFilter`, the
+    cell relaxes, too: an agent that shows its Hessian steps in positions and strain together, see docs/cells.md. Other
+    filters, and agents without a Hessian in cells, leave all the work to the quasi-Newton method.
 
     Args:
         atoms: The structure, with a calculator, or a filter of it.
@@ -65,6 +68,7 @@ class RLOptimizer(Optimizer):
             (`agent.max_step`) if that is farther. Larger than that of ASE's optimizers since a bad step is taken back;
             with a learned Hessian 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
         safeguard: When to reject, shrink, correct and hand over.
+        cell: Whether the cell of a structure relaxes: True, or what of it may change. A filter decides for itself.
         **kwargs: For `ase.optimize.optimize.Optimizer`.
 
     Warns:
@@ -99,6 +103,7 @@ class RLOptimizer(Optimizer):
         agent: Policy | str | Path | None = "metals",
         maxstep: float | None = None,
         safeguard: SafeguardConfig | None = None,
+        cell: RelaxCell | bool = False,
         **kwargs: Any,
     ) -> None:
         self.maxstep = float(self.defaults["maxstep"] if maxstep is None else maxstep)
@@ -106,6 +111,11 @@ class RLOptimizer(Optimizer):
             raise ValueError(f"`maxstep` must be positive, got {maxstep} Å")
         if len(atoms) == 0:
             raise StructureError("can't relax a structure without atoms")
+        self._cell = RelaxCell() if cell is True else cell or None
+        if self._cell is not None and not isinstance(atoms, Atoms):
+            raise ConfigError(
+                f"`cell` is for Atoms, got a {type(atoms).__name__}, which decides itself; give one of both"
+            )
         self.agent = load_policy(agent)
         # A policy that plans ahead sees farther than a Hessian; who names `maxstep` decides for both.
         reach = float(getattr(self.agent, "max_step", 0.0)) if maxstep is None else 0.0
@@ -122,7 +132,8 @@ class RLOptimizer(Optimizer):
         """Start without any knowledge; ASE calls it where there is no restart file."""
         self.force_evaluations = 0
         self.handover_reason = "" if self.agent is not None else "no agent"
-        self._surface = Surface(self.atoms)
+        self._surface = make_surface(self.atoms, self._cell)
+        self.optimizable = self._surface.optimizable
         self.calculator_failures = 0
         self.last_failure = ""
         self._pairs = SecantPairs()
@@ -162,7 +173,7 @@ class RLOptimizer(Optimizer):
                 self._quasi_newton_step(start)
         except BaseException:
             # Also on Ctrl-C: a rejected trial must not be what the user keeps.
-            self._surface.place(start.x)
+            self._surface.place(start)
             self._evaluated = False
             raise
         if self.restart is not None and self.comm.rank == 0:
@@ -196,12 +207,13 @@ class RLOptimizer(Optimizer):
             "last_failure": self.last_failure,
             "pairs": self._pairs.state_dict(),
             "safeguard": self._safeguard.state_dict(),
+            "surface": self._surface.state_dict(),
         }
         if self._pilot is not None:
             state["pilot"] = self._pilot.state_dict()
         for name, point in (("here", self._here), ("previous", self._previous)):
             if point is not None:
-                state[name] = {"x": point.x, "energy": point.energy, "gradient": point.gradient, "fmax": point.fmax}
+                state[name] = {key: value for key, value in vars(point).items() if value is not None}
         return state
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -225,6 +237,13 @@ class RLOptimizer(Optimizer):
         if self._pilot is not None and "pilot" in state:
             self._pilot.load_state_dict(state["pilot"])
         self._safeguard.load_state_dict(state["safeguard"])
+        here, n_dof = state.get("here"), len(self._surface.numbers) * 3 + 6 * isinstance(self._surface, CellSurface)
+        if here is not None and len(here["x"]) != n_dof and not isinstance(self._surface, FilterSurface):
+            raise CheckpointError(
+                f"expected a state with {n_dof} coordinates, got {len(here['x'])}: it belongs to a relaxation "
+                f"{'at fixed' if n_dof > len(here['x']) else 'of the'} cell; use another restart file"
+            )
+        self._surface.load_state_dict(state.get("surface", {}))
         self._here, self._previous = (_point(state[name]) if name in state else None for name in ("here", "previous"))
         self._evaluated = False
 
@@ -235,12 +254,10 @@ class RLOptimizer(Optimizer):
 
     def _agent_step(self, pilot: Pilot, start: Point) -> bool:
         """Try the agent's displacement, then better or shorter ones; False if it was relieved with none accepted."""
-        structure = self._surface.structure
-        if structure is None:
-            self.handover_reason = "agents move atoms in a fixed cell, not coordinates of a filter"
-            return False
-        names = feature_names(pilot.policy)
-        graph = observe(structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, names)
+        structure, names = self._surface.structure, feature_names(pilot.policy)
+        graph = None
+        if structure is not None:
+            graph = observe(structure, start, self._previous, self.nsteps, self._safeguard.fmax_first, names)
         accepted, rejections, length = False, 0, self.maxstep
         try:
             displacement = self._within(pilot.propose(start, graph), self._agent_maxstep)
@@ -306,7 +323,7 @@ class RLOptimizer(Optimizer):
     def _guess(self, start: Point) -> sparse.csr_array:
         """The Hessian that the quasi-Newton method starts from: the agent's where it has proved good, else springs."""
         guess = None if self._pilot is None else self._pilot.guess(start)
-        return self._surface.hessian_guess(start.x) if guess is None else guess
+        return self._surface.hessian_guess(start) if guess is None else guess
 
     def _locate(self) -> Point:
         """The point where the atoms stand; a relaxation begins there if it is a new one."""
@@ -319,6 +336,7 @@ class RLOptimizer(Optimizer):
         known = self._here
         # A calculator that was exchanged gives another energy at the same place.
         if known is None or not np.array_equal(point.x, known.x) or abs(point.energy - known.energy) > 1e-6:
+            point = self._surface.begin(point)
             self._previous, self._here, self._evaluated = None, point, False
             self.handover_reason = "" if self.agent is not None else "no agent"
             if self._pilot is not None:
@@ -348,4 +366,5 @@ class RLOptimizer(Optimizer):
 
 
 def _point(state: StateDict) -> Point:
-    return Point(state["x"], float(state["energy"]), state["gradient"], float(state["fmax"]))
+    fmax, geometry = float(state["fmax"]), state.get("geometry")
+    return Point(state["x"], float(state["energy"]), state["gradient"], fmax, geometry)

@@ -70,12 +70,14 @@ class Point:
         energy: eV.
         gradient: (n_dof,), eV/Å; constrained directions are zero.
         fmax: eV/Å.
+        geometry: (n_atoms + 3, 3), Å; positions and cell, where these are not the coordinates.
     """
 
     x: FloatArray
     energy: float
     gradient: FloatArray
     fmax: float
+    geometry: FloatArray | None = None
 
 
 def energy_change(old: Point, new: Point) -> float:

@@ -223,7 +223,7 @@ def test_a_variable_cell_is_relaxed_by_the_fallback():
     atoms.calc = CountingEMT()
     optimizer = RLOptimizer(FrechetCellFilter(atoms), agent=random_agent(), logfile=None)
     assert optimizer.run(fmax=0.01, steps=200)
-    assert "filter" in optimizer.handover_reason
+    assert "no Hessian with strain" in optimizer.handover_reason
     reference = bulk("Cu", a=3.8, cubic=True)
     reference.calc = EMT()
     BFGS(FrechetCellFilter(reference), logfile=None).run(fmax=0.001)
