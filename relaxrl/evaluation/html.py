@@ -66,6 +66,7 @@ class _Page:
             runs = [table[method][name] for method in self.methods]
             found.append(_Structure(runs, badness(runs, self.limits)))
         self.structures = sorted(found, key=lambda structure: structure.badness, reverse=True)
+        self.sets = [set_data(comparison, name, self.methods) for name in self._names()]
         budget = Budget()
         order = self._film_order()
         self.films = [{m: film_data(each.runs[m].film, budget) for m in order} for each in self.structures]
@@ -76,7 +77,7 @@ class _Page:
         records = self.comparison.records
         failed = [run for each in self.structures for run in each.runs if not run.converged]
         relieved = [run for each in self.structures for run in each.runs if run.handover]
-        sets = self._sets()
+        sets = self._names()
         return {
             "title": self._title(),
             "calculator": self.comparison.calculator,
@@ -87,7 +88,9 @@ class _Page:
             "created": (self.comparison.created or "").replace("T", " ").replace("+00:00", " UTC"),
             "verdict": verdict(self.whole),
             "tiles": self._tiles(),
-            "tables": [self._table(self.comparison.summary(name)) for name in sets],
+            "tables": [
+                self._table(self.comparison.summary(name), drawn) for name, drawn in zip(sets, self.sets, strict=True)
+            ],
             "sets": [name or "all" for name in sets],
             "methods": [{"name": name} for name in self.methods],
             "hero": self.hero,
@@ -112,14 +115,14 @@ class _Page:
             "fmax": self.limits.fmax,
             "methods": self._looks(),
             "reference": self.methods.index(REFERENCE),
-            "sets": [set_data(self.comparison, name, self.methods) for name in self._sets()],
+            "sets": self.sets,
             "structures": [self._structure(k) for k in range(len(self.structures))],
             "elements": [chemical_symbols[number] for number in present],
             "radii": {chemical_symbols[number]: float(covalent_radii[number]) for number in present},
             "films_missing": "No view of this structure: " + self._films_words(),
         }
 
-    def _sets(self) -> list[str | None]:
+    def _names(self) -> list[str | None]:
         """Names of the sets; None, all of them together, comes last."""
         names: list[str | None] = list(self.comparison.collections)
         return [*names, None] if len(names) > 1 else [None]
@@ -154,10 +157,16 @@ class _Page:
             },
         ]
 
-    def _table(self, summary: SetSummary) -> dict[str, Any]:
+    def _table(self, summary: SetSummary, charts: dict[str, Any]) -> dict[str, Any]:
+        """The table of a set, with interquartile means beside the geometric ones."""
+        heads = columns(summary)
+        place = heads.index("to BFGS") + 1
+        heads.insert(place, "IQM to BFGS")
         rows = []
         for name in ordered_methods(summary):
             texts = [text.partition(" [") for text in cells(summary.methods[name], summary)]
+            value, low, high = charts["ratios"][self.methods.index(name)]["iqm"]
+            texts.insert(place - 1, (f"{value:.3f}", " [", f"{low:.3f}, {high:.3f}]"))
             kind = "mine" if name.startswith(AGENT_PREFIX) else "best" if name == summary.best_classical else ""
             rows.append(
                 {
@@ -172,11 +181,12 @@ class _Page:
         note = (
             f"Force evaluations to {summary.fmax:g} eV/Å. Ratios are geometric means over structures of a method's "
             "evaluations over those of BFGS, or of the best classical method of the set, with 95 % bootstrap "
-            "intervals. Same/lower/higher: the energy reached, compared with BFGS's minimum."
+            "intervals; IQM: interquartile means of these ratios. Same/lower/higher: the energy reached, compared "
+            "with BFGS's minimum."
         )
         return {
             "title": f"{name} ({structures_text(summary)})",
-            "heads": columns(summary),
+            "heads": [head.replace("to ", "to\u00a0").replace(" at ", " at\u00a0") for head in heads],
             "rows": rows,
             "verdict": verdict(summary),
             "note": note,

@@ -98,7 +98,14 @@ def _environment() -> Environment:
         lstrip_blocks=True,
     )
     environment.filters["code"] = _with_code
+    environment.filters["breakable"] = _breakable
     return environment
+
+
+def _breakable(name: str) -> Markup:
+    """A name escaped, that may be broken where its words meet: `BFGSLineSearch`, `agent:metals`, `same/lower`."""
+    parts = re.split(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])|(?<=[:/_])", name)
+    return Markup("<wbr>").join(parts)
 
 
 def _with_code(text: str) -> Markup:

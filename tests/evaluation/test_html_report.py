@@ -1,7 +1,9 @@
 import dataclasses
+import hashlib
 import json
 import re
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +11,7 @@ from ase import Atoms
 from ase.build import bulk, molecule
 from scipy import stats
 
+import relaxrl.page
 from relaxrl.errors import ConfigError, ResultsError
 from relaxrl.evaluation import Comparison, Limits, RunRecord, evaluate, write_report
 from relaxrl.evaluation.aggregates import interquartile_mean, iqm_estimate, performance_profile, resampled
@@ -17,6 +20,7 @@ from relaxrl.evaluation.html import PAGE, write_html
 from relaxrl.evaluation.html_films import Budget, film_data
 from relaxrl.evaluation.stored import read_comparison
 from relaxrl.evaluation.worst import badness, protagonists
+from relaxrl.page import VIEWER
 
 
 def small_evaluation(**options):
@@ -165,6 +169,7 @@ def test_the_page_is_one_file_that_names_no_other_and_has_all_the_numbers(compar
     assert text.count("data-structure=") == 3
     assert "relaxrl evaluate --agent none" in text
     assert "BSD-3-Clause" in text
+    assert all(f"{estimate:.3f}" in text for each in data["sets"][0]["ratios"] for estimate in each["iqm"])
     assert [structure["films"].keys() for structure in data["structures"]] == [{"0", "1", "2"}] * 3
     summary = comparison.summary()
     for m, method in enumerate(data["methods"]):
@@ -198,6 +203,15 @@ def test_what_users_call_their_files_can_not_break_out(tmp_path):
         assert wrong not in text
     assert "&lt;img src=x onerror=alert(2)&gt;" in text
     assert "1 of 2 runs failed; each counts as 100 evaluations" in text
+
+
+def test_the_library_is_the_one_of_npm():
+    script = (Path(relaxrl.page.__file__).parent / "vendor" / VIEWER[0]).read_bytes()
+    # sha256 of build/3Dmol-min.js in the npm package 3dmol 2.5.5
+    assert hashlib.sha256(script).hexdigest() == "f7cc78921ae72e7623e89cdd111434f58c2efddd2ffda1cd212644b406fb8016"
+    assert b"</script" not in script
+    for asset in (Path(relaxrl.page.__file__).parent / "assets").glob("*.js"):
+        assert "</script" not in asset.read_text(encoding="utf-8")
 
 
 def test_a_budget_of_views_goes_to_the_worst_structures(comparison):

@@ -20,6 +20,10 @@ const Charts = (() => {
   }
 
   function number(value) {
+    return written(value).replace("-", "−");
+  }
+
+  function written(value) {
     if (value === null || value === undefined || !Number.isFinite(value)) return "–";
     const size = Math.abs(value);
     if (size !== 0 && (size < 1e-3 || size >= 1e6)) return value.toExponential(2).replace(/\.?0+e/, "e").replace("e+", "e");
@@ -200,7 +204,7 @@ const Charts = (() => {
       if (!Number.isFinite(at) || at < (vertical ? box.left : box.top) - 1 || at > (vertical ? box.right : box.bottom) + 1) continue;
       const ends = vertical ? { x1: at, x2: at, y1: box.top, y2: box.bottom } : { x1: box.left, x2: box.right, y1: at, y2: at };
       make("line", { ...ends, stroke: "var(--quiet)", "stroke-width": 1.3, "stroke-dasharray": "3 3" }, svg);
-      if (line.label && !vertical) make("text", { x: box.right - 3, y: at - 5, "text-anchor": "end", class: "over" }, over).textContent = line.label;
+      if (line.label && !vertical) make("text", { x: box.left + 5, y: at - 5, class: "over" }, over).textContent = line.label;
     }
     const clip = "clip" + all.indexOf(chart) + "-" + Math.random().toString(36).slice(2, 8);
     make("rect", { x: box.left - 5, y: box.top - 5, width: box.right - box.left + 10, height: box.bottom - box.top + 10 }, make("clipPath", { id: clip }, svg));

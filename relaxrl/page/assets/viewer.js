@@ -2,6 +2,7 @@
 // Relaxations in three dimensions, drawn by 3Dmol.js and played evaluation by evaluation.
 const Viewer = (() => {
   const COLORS = ["#0072b2", "#e69f00", "#009e73", "#d55e00", "#cc79a7", "#56b4e9", "#f0e442", "#999999"];
+  const PATHS = 100; // atoms whose paths are shown at most
   const STEADY = 3; // frames of a film that play at the slowest speed
 
   // A film: { symbols: [[symbol, count], ...] in order, start: [x, y, z, ...], cells: [[9 numbers], ...], evaluations: [...],
@@ -25,6 +26,13 @@ const Viewer = (() => {
       colors.set(symbol, COLORS[k]);
     }
     return colors;
+  }
+
+  // The atoms that are farthest from where they were: paths of more would be slow to draw.
+  function farthest(now, before) {
+    const away = (k) => Math.hypot(now[3 * k] - before[3 * k], now[3 * k + 1] - before[3 * k + 1], now[3 * k + 2] - before[3 * k + 2]);
+    const atoms = Array.from({ length: now.length / 3 }, (_, k) => [k, away(k)]);
+    return atoms.sort(([, a], [, b]) => b - a).slice(0, PATHS).map(([k]) => k);
   }
 
   const corner = (cell, a, b, c) => ({ x: a * cell[0] + b * cell[3] + c * cell[6], y: a * cell[1] + b * cell[4] + c * cell[7], z: a * cell[2] + b * cell[5] + c * cell[8] });
@@ -72,11 +80,11 @@ const Viewer = (() => {
       const model = viewer.addModel();
       model.addAtoms(atoms);
       for (const [symbol, tint] of colors) viewer.setStyle({ elem: symbol }, { sphere: { radius: 0.55 * (radii[symbol] || 1.2), color: tint } });
-      if (state.ghosts) film.symbols.forEach((symbol, k) => {
-        const from = { x: before[3 * k], y: before[3 * k + 1], z: before[3 * k + 2] }, to = atoms[k];
+      if (state.ghosts) for (const k of farthest(now, before)) {
+        const symbol = film.symbols[k], from = { x: before[3 * k], y: before[3 * k + 1], z: before[3 * k + 2] }, to = atoms[k];
         viewer.addSphere({ center: from, radius: 0.2 * (radii[symbol] || 1.2), color: "gray", alpha: 0.75 });
         if (Math.hypot(from.x - to.x, from.y - to.y, from.z - to.z) > 0.05) viewer.addCylinder({ start: from, end: { x: to.x, y: to.y, z: to.z }, radius: 0.06, color: "gray", fromCap: 1, toCap: 1 });
-      });
+      }
       const cell = film.cells[Math.min(frame, film.cells.length - 1)];
       if (cell && cell.some((value) => Math.abs(value) > 1e-6)) {
         for (const [a, b, c] of [[0, 0, 0], [1, 1, 0], [1, 0, 1], [0, 1, 1]]) {
@@ -130,7 +138,6 @@ const Viewer = (() => {
       viewer.rotate(-72, "x");
       viewer.rotate(18, "y");
       viewer.zoomTo();
-      viewer.zoom(1.15);
       show(0);
     }
 
