@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase.data import covalent_radii
-from numpy.typing import NDArray
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
@@ -37,12 +36,14 @@ class Bonds:
         centre: (n_bonds,), int64.
         neighbour: (n_bonds,), int64.
         translation: (n_bonds, 3), Å; added to the neighbour's position.
+        sums: (n_bonds,), Å; of the covalent radii of both atoms.
         lengths: (n_atoms - 1,), sorted, in sums of covalent radii; infinite where parts are out of reach.
     """
 
     centre: IntArray
     neighbour: IntArray
     translation: FloatArray
+    sums: FloatArray
     lengths: FloatArray
 
     @classmethod
@@ -57,7 +58,9 @@ class Bonds:
         real = i != j  # an atom's own images don't hold it
         centre, neighbour, cell = i[real].numpy(), j[real].numpy(), graph.cell[0].numpy(force=True)
         translation = shift[real].numpy().astype(np.float64) @ cell
-        lengths = _lengths(graph, centre, neighbour, translation)
+        radii = _RADII[graph.atomic_numbers.numpy(force=True)]
+        sums = radii[centre] + radii[neighbour]
+        lengths = _distances(graph.positions.numpy(force=True), centre, neighbour, translation) / sums
         n = graph.n_atoms
         order = np.argsort(lengths, kind="stable")
         pairs, first = np.unique(centre[order] * n + neighbour[order], return_index=True)
@@ -65,11 +68,13 @@ class Bonds:
         tree = minimum_spanning_tree(csr_array((lengths[nearest], (pairs // n, pairs % n)), shape=(n, n))).tocoo()
         kept = nearest[np.searchsorted(pairs, tree.coords[0].astype(np.int64) * n + tree.coords[1])]
         missing = np.full(n - 1 - len(kept), np.inf)
-        return cls(centre[kept], neighbour[kept], translation[kept], np.concatenate([np.sort(lengths[kept]), missing]))
+        in_order = np.concatenate([np.sort(lengths[kept]), missing])
+        return cls(centre[kept], neighbour[kept], translation[kept], sums[kept], in_order)
 
-    def now(self, graph: AtomGraph) -> FloatArray:
-        """How long the same bonds are with other positions, (n_bonds,), in sums of covalent radii."""
-        return _lengths(graph, self.centre, self.neighbour, self.translation)
+    def now(self, positions: FloatArray) -> FloatArray:
+        """How long the same bonds are with other positions (n_atoms, 3), (n_bonds,), in sums of covalent radii."""
+        stretched: FloatArray = _distances(positions, self.centre, self.neighbour, self.translation) / self.sums
+        return stretched
 
 
 class Cohesion:
@@ -115,31 +120,47 @@ class Cohesion:
         if not bool(far.any()):
             return None
         doubtful = torch.unique(graph.graph_index[far]).tolist()
-        broken = [slot for slot in doubtful if self._apart(slot, graph.select([slot]), start)]
+        positions, ptr = graph.positions.numpy(force=True), graph.ptr.tolist()
+        broken = [
+            slot
+            for slot in doubtful
+            if self._apart(slot, positions[ptr[slot] : ptr[slot + 1]], start) and self._in_pieces(slot, graph)
+        ]
         if not broken:
             return None
         found = torch.zeros(graph.n_graphs, dtype=torch.bool, device=graph.positions.device)
         found[broken] = True
         return found
 
-    def _apart(self, slot: int, structure: AtomGraph, start: AtomGraph) -> bool:
-        stretch = self.config.bond_stretch
-        largest = 2.0 * float(_RADII[structure.atomic_numbers.numpy(force=True)].max())  # sum of radii, Å
+    def _apart(self, slot: int, positions: FloatArray, start: AtomGraph) -> bool:
+        """Whether the bonds that a structure began with are too long; others may hold it still."""
         bonds = self._bonds[slot]
         if bonds is None:
-            reach = max(self.config.neighbor_cutoff, stretch * largest)
-            bonds = self._bonds[slot] = Bonds.of(start.select([slot]), reach)
-        limits: NDArray[np.float64] = stretch * np.maximum(bonds.lengths, 1.0)
-        present = np.sort(bonds.now(structure))
-        limited = limits[: len(present)]  # parts that were out of reach at the start may stay so
-        if (present <= limited).all():
-            return False
-        return bool((Bonds.of(structure, largest * float(limited.max())).lengths > limits).any())
+            first = start.select([slot])
+            reach = max(self.config.neighbor_cutoff, self.config.bond_stretch * _largest(first))
+            bonds = self._bonds[slot] = Bonds.of(first, reach)
+        present = np.sort(bonds.now(positions))
+        return bool((present > self._limits(bonds)[: len(present)]).any())
+
+    def _in_pieces(self, slot: int, graph: AtomGraph) -> bool:
+        """Whether no bonds at all hold a structure, one of those that `_apart` has looked at."""
+        bonds, structure = self._bonds[slot], graph.select([slot])
+        assert bonds is not None, "made by _apart"
+        limits = self._limits(bonds)
+        reach = _largest(structure) * float(limits[: len(bonds.centre)].max())
+        return bool((Bonds.of(structure, reach).lengths > limits).any())
+
+    def _limits(self, bonds: Bonds) -> FloatArray:
+        """Longest bonds allowed, (n_atoms - 1,), sorted; parts that were out of reach at the start may stay so."""
+        limits: FloatArray = self.config.bond_stretch * np.maximum(bonds.lengths, 1.0)
+        return limits
 
 
-def _lengths(graph: AtomGraph, centre: IntArray, neighbour: IntArray, translation: FloatArray) -> FloatArray:
-    """Lengths of bonds, in sums of the covalent radii of their atoms."""
-    positions, radii = graph.positions.numpy(force=True), _RADII[graph.atomic_numbers.numpy(force=True)]
-    vectors = positions[neighbour] + translation - positions[centre]
-    lengths: FloatArray = np.linalg.norm(vectors, axis=1) / (radii[centre] + radii[neighbour])
-    return lengths
+def _largest(structure: AtomGraph) -> float:
+    """Largest sum of two covalent radii, Å."""
+    return 2.0 * float(_RADII[structure.atomic_numbers.numpy(force=True)].max())
+
+
+def _distances(positions: FloatArray, centre: IntArray, neighbour: IntArray, translation: FloatArray) -> FloatArray:
+    distances: FloatArray = np.linalg.norm(positions[neighbour] + translation - positions[centre], axis=1)
+    return distances

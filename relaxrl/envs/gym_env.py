@@ -76,7 +76,8 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
     * v0: first version.
 
     Args:
-        structures: A name or path that `relaxrl.structures.read_structures` knows, several of them, or crystals.
+        structures: A name or path that `relaxrl.structures.read_structures` knows, ASE's `Atoms`, crystals, or several
+            of any of them. Files and atoms are taken as they are, unless `info["relaxrl_kind"]` says "minimum".
         calculator: A name that `relaxrl.potentials.parse_calculator` knows, such as "emt", or a function that makes an
             ASE calculator. Not a calculator itself: each process makes its own, so that the environment can be pickled.
         config: Options of the environment; as a mapping, keys of `EnvConfig`.
@@ -125,12 +126,12 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
             options: `{"structure": index or id}` asks for a crystal.
 
         Raises:
-            ValueError: There is no such crystal.
+            ValueError: There is no such crystal or option.
         """
         super().reset(seed=seed)
         core = self.core
         core.generator = self.np_random
-        asked = (options or {}).get("structure")
+        asked = self.task.asked(options)
         graph = core.reset(None if asked is None else [self.task.index(asked)])
         return self.view.observation(graph), of_one(information(core, None, self.task.n_max))
 

@@ -126,7 +126,7 @@ class RelaxParallelEnv(ParallelEnv[str, Any, Any]):
         """
         if seed is not None:
             self.core.generator = seeding.np_random(seed)[0]
-        asked = (options or {}).get("structure")
+        asked = (options or {}).get("structure")  # PettingZoo's own tests give others too
         graph = self.core.reset(None if asked is None else [self.task.index(asked)])
         self.agents = self.possible_agents[: graph.n_atoms]
         return self._observations(graph), self._infos(None)

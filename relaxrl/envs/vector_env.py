@@ -93,10 +93,10 @@ class RelaxVectorEnv(VectorEnv[Any, Any, Any]):
         """
         super().reset(seed=seed)
         self.core.generator = self.np_random
-        asked = options or {}
-        chosen = self._slots(asked.get("reset_mask"))
+        asked = self.task.asked(options, ("structure", "reset_mask"))
+        chosen = self._slots((options or {}).get("reset_mask"))
         slots = np.flatnonzero(chosen).tolist()
-        graph = self.core.reset_slots(slots, self._indices(asked.get("structure"), len(slots)))
+        graph = self.core.reset_slots(slots, self._indices(asked, len(slots)))
         return self.view.observations(graph), with_masks(information(self.core, None, self.task.n_max), chosen)
 
     def step(
@@ -151,6 +151,8 @@ class RelaxVectorEnv(VectorEnv[Any, Any, Any]):
         if asked is None:
             return None
         each = list(asked) if isinstance(asked, Sequence | np.ndarray) and not isinstance(asked, str) else [asked] * n
+        if len(each) != n:
+            raise ValueError(f"`structure` must be one for each of the {n} slots that begin anew, got {len(each)}")
         return [self.task.index(one) for one in each]
 
     def _final(self, graph: AtomGraph, slots: Sequence[int]) -> NDArray[np.object_]:

@@ -199,6 +199,46 @@ def test_structures_come_from_files_too(tmp_path):
     assert env.reset(seed=0)[1]["structure"] == f"{path}#0"
 
 
+def test_atoms_will_do_as_they_are_or_as_minima():
+    start, minimum = rattled(bulk("Cu", cubic=True)), bulk("Au", cubic=True)
+    minimum.info["relaxrl_kind"] = "minimum"
+    env = RelaxEnv([start, minimum])
+    observation, info = env.reset(seed=0, options={"structure": 0})
+    assert info["structure"] == "atoms#0"
+    np.testing.assert_allclose(observation["positions"], start.positions, atol=FLOAT32)
+    observation, _ = env.reset(options={"structure": "atoms#1"})
+    assert np.abs(observation["positions"] - minimum.positions).max() > 0.02
+    start.positions += 1.0
+    np.testing.assert_allclose(
+        env.reset(options={"structure": 0})[0]["forces"], RelaxEnv(start).reset()[0]["forces"], atol=1e-3
+    )
+    np.testing.assert_allclose(env.reset(options={"structure": 0})[0]["positions"], start.positions - 1.0, atol=FLOAT32)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"structures": 3}, "must be a name, a path, Atoms or crystals, or several of them, got 3"),
+        ({"structures": [3]}, "must be names, paths, Atoms or crystals, got 3"),
+        ({"structures": [bulk("Cu")], "n_max": "8"}, "`n_max` must be a whole number of atoms or None, got '8'"),
+        ({"structures": [bulk("Cu")], "n_max": 8.0}, "`n_max` must be a whole number of atoms or None, got 8.0"),
+        ({"structures": [bulk("Cu")], "n_max": 0}, "has 1 atoms, more than n_max = 0"),
+    ],
+)
+def test_wrong_structures_and_sizes_are_told_from_right_ones(arguments, message):
+    with pytest.raises(StructureError, match=message):
+        RelaxEnv(**arguments)
+
+
+@pytest.mark.parametrize("asked", [99, -1, 1.5, None])
+def test_options_that_make_no_sense_are_refused(env, asked):
+    with pytest.raises(ValueError, match=r"`options` of reset may have structure, got 'structur'"):
+        env.reset(options={"structur": 0})
+    if asked is not None:
+        with pytest.raises(ValueError, match=f"an id or a number from 0 to 2, got {asked}"):
+            env.reset(options={"structure": asked})
+
+
 def test_a_configuration_object_or_a_mapping_will_do(crystals):
     assert RelaxEnv(crystals, config=EnvConfig(fmax=0.2)).task == RelaxEnv(crystals, config={"fmax": 0.2}).task
     with pytest.raises(ConfigError, match="fmx"):

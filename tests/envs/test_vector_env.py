@@ -159,7 +159,7 @@ def test_bad_arguments_are_refused(starts):
         env.step(np.full((2, 12), np.nan))
     with pytest.raises(ValueError, match="there is no structure `silver`"):
         env.reset(options={"structure": "silver"})
-    with pytest.raises(ValueError, match="`indices` must be n_envs=2 numbers from 0 to 1"):
+    with pytest.raises(ValueError, match="`structure` must be one for each of the 2 slots that begin anew, got 3"):
         env.reset(options={"structure": [0, 1, 0]})
     for mask in (np.array([1, 0]), np.array([True]), np.array([False, False])):
         with pytest.raises(ValueError, match="`reset_mask` must be bool"):
