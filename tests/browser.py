@@ -13,10 +13,15 @@ from typing import Any
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 _OPTIONS = (
     *("--headless=new", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions"),
-    # WebGL without a graphics card.
-    *("--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader", "--disable-dev-shm-usage"),
-    *("--disable-background-networking", "--disable-component-update", "--remote-debugging-pipe"),
+    *(
+        "--disable-dev-shm-usage",
+        "--disable-background-networking",
+        "--disable-component-update",
+        "--remote-debugging-pipe",
+    ),
 )
+_WEBGL = ("--use-angle=swiftshader", "--use-gl=angle", "--enable-unsafe-swiftshader")  # without a graphics card
+_NO_WEBGL = ("--disable-3d-apis", "--disable-software-rasterizer")
 
 # The browser reads commands from file 3 and writes answers into file 4.
 _START = """
@@ -35,11 +40,12 @@ def browser_path() -> str | None:
 class Browser:
     """One page. Keeps what went wrong in `errors`, and the addresses that were asked for in `requests`."""
 
-    def __init__(self, profile: Path, width: int = 1400, height: int = 1000) -> None:
+    def __init__(self, profile: Path, width: int = 1400, height: int = 1000, webgl: bool = True) -> None:
         path = browser_path()
         assert path is not None
         ours, theirs = os.pipe(), os.pipe()  # commands, answers
         command = [sys.executable, "-c", _START, str(ours[0]), str(theirs[1]), path, *_OPTIONS]
+        command += _WEBGL if webgl else _NO_WEBGL
         self._process = subprocess.Popen(
             [*command, f"--user-data-dir={profile}", "about:blank"],
             pass_fds=(ours[0], theirs[1]),

@@ -123,3 +123,14 @@ def test_nothing_sticks_out_of_a_narrow_window_and_legends_switch_curves(page):
     assert page.run(lines) == 2
     assert page.run("document.querySelector('#profile .chip').getAttribute('aria-pressed')") == "false"
     assert page.errors == []
+
+
+def test_a_browser_without_webgl_shows_all_but_the_structures(comparison, tmp_path):
+    path = write_html(comparison, tmp_path)
+    with browser.Browser(tmp_path / "profile", webgl=False) as page:
+        page.open(path)
+        page.run("relaxrlReport.choose(1, false)")
+        assert "WebGL is off" in page.run("stage.innerText")
+        assert page.run("player.hidden") is True
+        assert page.run("document.querySelectorAll('#trace path').length") >= 3
+        assert page.errors == []

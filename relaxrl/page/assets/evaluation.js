@@ -94,7 +94,6 @@
     const films = structure.films || {};
     const filmed = methods.map((_, m) => m).filter((m) => films[m]);
     choice.replaceChildren(...filmed.map((m) => element("option", { value: m, textContent: methods[m].name })));
-    find("player").hidden = !filmed.length;
     play(filmed[0]);
     if (scroll) find("one").scrollIntoView({ behavior: "smooth", block: "start" });
   }
@@ -102,6 +101,7 @@
   function play(m) {
     const films = data.structures[current].films || {};
     viewer.load(films[m]);
+    find("player").hidden = !viewer.state.film;
     find("elements").replaceChildren(...[...viewer.colors()].map(([symbol, tint]) => {
       const dot = element("span", { className: "dot" });
       dot.style.background = tint;

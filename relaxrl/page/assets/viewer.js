@@ -46,6 +46,11 @@ const Viewer = (() => {
 
     function open() {
       if (viewer) return true;
+      const trial = document.createElement("canvas");
+      if (!trial.getContext("webgl2") && !trial.getContext("webgl")) {
+        say("This browser draws no 3-D graphics: WebGL is off or missing.");
+        return false;
+      }
       try {
         const host = document.createElement("div");
         host.style.cssText = "position:absolute;inset:0";
@@ -58,7 +63,7 @@ const Viewer = (() => {
         return true;
       } catch (error) {
         viewer = null;
-        say("This browser draws no 3-D graphics (WebGL is off): " + error.message);
+        say("3-D graphics failed: " + (error.message || error));
         return false;
       }
     }
