@@ -168,10 +168,11 @@ class GradientTrainer(ABC, Generic[C]):
                 self._step(sinks)
                 self.progress.update(self._fraction(), self.t_total)
             self._checkpoint()
+        ended_early = interrupt.requested and reason is None
         if reason is not None:
             self.progress.line(self.book.tell_end(reason))
         return TrainResult(
-            self.folder.path, self.t_total, self.updates, self.last_metrics, self.best_score, interrupt.requested
+            self.folder.path, self.t_total, self.updates, self.last_metrics, self.best_score, ended_early
         )
 
     def update(self) -> dict[str, float]:
