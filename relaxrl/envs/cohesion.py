@@ -156,6 +156,14 @@ class Cohesion:
         return limits
 
 
+def came_apart(start: AtomGraph, end: AtomGraph) -> Tensor:
+    """Which structures of a batch have come apart on the way from start to end, (n_graphs,), bool; see the module."""
+    cohesion = Cohesion(EnvConfig(), start.n_graphs)
+    cohesion.begin(start, range(start.n_graphs))
+    broken = cohesion.broken(end, start)
+    return torch.zeros(start.n_graphs, dtype=torch.bool) if broken is None else broken
+
+
 def _largest(structure: AtomGraph) -> float:
     """Largest sum of two covalent radii, Å."""
     return 2.0 * float(_RADII[structure.atomic_numbers.numpy(force=True)].max())

@@ -12,9 +12,11 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
+from relaxrl.envs.cohesion import came_apart
 from relaxrl.errors import CalculatorError
 from relaxrl.evaluation.film import Film, Geometry
 from relaxrl.evaluation.methods import is_guided, make_optimizer
+from relaxrl.io import graph_from_atoms
 from relaxrl.optimize import Policy
 from relaxrl.potentials import CalculatorSpec, CountedCalculator, EvaluationCounter
 
@@ -74,9 +76,10 @@ class RunRecord:
         formula: Chemical formula.
         natoms: Number of atoms.
         method: Name of the method; agents as `agent:NAME`.
-        converged: Whether the method says that fmax was reached, and the energy is not above that of the start.
-        reason: "converged"; "steps" or "time", which ran out; "energy_above_start"; "calculator: ..." or "error: ...",
-            what was said.
+        converged: Whether the method says that fmax was reached, the energy is not above that of the start, and the
+            structure is whole.
+        reason: "converged"; "steps" or "time", which ran out; "energy_above_start"; "broken", the structure
+            came apart; "calculator: ..." or "error: ...", what was said.
         force_evaluations: All of them, the first included.
         distinct_evaluations: Of different geometries; the rest repeat earlier ones.
         evaluations: Force evaluations until fmax first was at most each threshold; None where it never was, and for
@@ -171,6 +174,8 @@ def run_with(
     energy, fmax = _final(atoms, counter)
     if converged and _above(energy, counter.energies[0], len(atoms)):
         converged, reason = False, "energy_above_start"
+    if converged and bool(came_apart(graph_from_atoms([start.atoms]), graph_from_atoms([atoms]))):
+        converged, reason = False, "broken"
     if converged:
         reached[limits.fmax] = counter.evaluations_to(limits.fmax)
     return RunRecord(

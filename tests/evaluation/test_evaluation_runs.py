@@ -193,6 +193,23 @@ def test_converging_above_the_start_is_no_success(monkeypatch):
     assert record.evaluations[0.01] is None
 
 
+def test_pieces_are_no_relaxed_structure(monkeypatch):
+    class Evaporate(Scripted):
+        def run(self, fmax, steps):
+            assert steps > 1
+            self.atoms.get_forces()
+            self.atoms.set_distance(0, 1, 20.0)
+            return np.linalg.norm(self.atoms.get_forces(), axis=1).max() < fmax
+
+    monkeypatch.setitem(methods_module.CLASSICAL, "BFGS", Evaporate)
+    squeezed = Atoms("Cu2", [[0, 0, 0], [0, 0, 1.2]])  # higher up than two atoms
+    record = run_method(start(squeezed), "BFGS", parse_calculator("emt"), Limits())
+    assert record.fmax < 0.01
+    assert record.energy < record.energies[0]
+    assert not record.converged
+    assert record.reason == "broken"
+
+
 def test_why_an_agent_was_relieved_is_recorded():
     class Broken:
         def act(self, graph):
