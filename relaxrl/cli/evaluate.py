@@ -40,6 +40,8 @@ methods:
 A FILE is anything that ASE reads, a folder of such files, a CSV table with CIF text, or a shipped set (metals:test).
 Each FILE is a set of its own in the report. Relaxed structures need --rattle: nothing else is left to relax.
 
+With --cell the classical methods are those that work on filters: all but PreconLBFGS and newton-oracle.
+
 examples:
   relaxrl evaluate --agent metals --structures metals:test --calculator emt --out results
   relaxrl evaluate --agent runs/mine --structures my_crystals.extxyz --calculator mypackage.calc:MyCalculator \\
@@ -94,6 +96,17 @@ def add_parser(subparsers: Any) -> None:
         type=float,
         default=0.0,
         help="displace each coordinate at random with this standard deviation in Å, before all runs (default: 0)",
+    )
+    parser.add_argument(
+        "--cell",
+        action="store_true",
+        help="relax cells, too; classical methods on ASE's FrechetCellFilter, whose measure of stress counts in fmax",
+    )
+    parser.add_argument(
+        "--strain",
+        type=float,
+        default=0.0,
+        help="strain each cell at random with this standard deviation per component, before all runs (default: 0)",
     )
     parser.add_argument("--seed", type=int, default=0, help="of the displacements and the bootstrap (default: 0)")
     parser.add_argument("--time-limit", type=float, metavar="S", help="limit of each run in seconds (default: none)")
@@ -171,6 +184,8 @@ def run(args: argparse.Namespace) -> int:
                 also=args.also,
                 steps=args.steps,
                 rattle=args.rattle,
+                cell=args.cell,
+                strain=args.strain,
                 seed=args.seed,
                 seconds=args.time_limit,
                 workers=args.workers,

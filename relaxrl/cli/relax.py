@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Any
 from relaxrl.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
+    from relaxrl.optimize import RelaxCell
     from relaxrl.optimize.campaign import Campaign, Relaxed
 
 DESCRIPTION = """\
 Relax all structures of FILE with an agent, and write them, in the same order, with energies and forces where the format
-holds them. Constraints that FILE holds (fixed atoms) are respected; the cell stays as it is. An agent that makes no
-progress hands over to a quasi-Newton method, so the result is a minimum in any case, or an error.
+holds them. Constraints that FILE holds (fixed atoms) are respected; the cell stays as it is, unless --cell is given. An
+agent that makes no progress hands over to a quasi-Newton method, so the result is a minimum in any case, or an error.
 
 Each structure that is done is remembered in OUT.journal until OUT is written: the same command goes on after a kill,
 and relaxes nothing twice. What failed is listed at the end, with reasons.
@@ -34,6 +35,8 @@ examples:
   relaxrl relax POSCAR --agent metals --calculator emt --out CONTCAR
   relaxrl relax start.cif --agent runs/mine --calculator mypackage.calc:MyCalculator --fmax 0.05 --out relaxed.extxyz
   relaxrl relax one.extxyz --agent none --calculator lj,sigma=2.5 --out relaxed.extxyz --log -
+  relaxrl relax start.cif --calculator mypackage.calc:MyCalculator --cell --out relaxed.cif
+  relaxrl relax slab.extxyz --calculator emt --cell --free xx,yy,xy --smax 0.001 --out relaxed.extxyz
   relaxrl relax thousands/ --calculator mypackage.calc:MyCalculator --workers 8 --out relaxed.db --table relaxed.csv
 """
 
@@ -64,6 +67,19 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="file for the relaxed structures")
     parser.add_argument("--fmax", type=float, default=0.01, help="converged below this force, eV/Å (default: 0.01)")
     parser.add_argument("--steps", type=int, default=500, help="limit of each relaxation (default: 500)")
+    cell = parser.add_argument_group("variable cells")
+    cell.add_argument("--cell", action="store_true", help="relax cells, too; of slabs, their periodic directions")
+    cell.add_argument("--free", metavar="XX,YY,...", help="strains that are free, of xx,yy,zz,yz,xz,xy (default: all)")
+    cell.add_argument("--hydrostatic", action="store_true", help="change the size of cells, not their shape")
+    cell.add_argument("--constant-volume", action="store_true", help="change the shape of cells, not their size")
+    cell.add_argument("--pressure", type=float, metavar="P", help="from outside, eV/Å³ (default: 0; 1 GPa is 0.00624)")
+    cell.add_argument(
+        "--smax",
+        type=float,
+        metavar="S",
+        help="converged when no stress exceeds it, eV/Å³ (default: as ASE's cell filters count it, stress times volume "
+        "over the number of atoms below --fmax)",
+    )
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="relaxations side by side (default: 1)")
     parser.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     parser.add_argument("--table", type=Path, metavar="CSV", help="one row per structure: outcome, evaluations, reason")
@@ -82,6 +98,7 @@ def run(args: argparse.Namespace) -> int:
     from relaxrl.structures import read_structures
 
     _check_arguments(args)
+    cell = _cell(args)
     spec = parse_calculator(args.calculator)
     crystals = read_structures(args.file)
     for crystal in crystals:
@@ -100,7 +117,7 @@ def run(args: argparse.Namespace) -> int:
     if args.restart:
         journal.unlink(missing_ok=True)
     structures = [(crystal.id, crystal.atoms) for crystal in crystals]
-    campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps), journal)
+    campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps, cell), journal)
     n_before = len(structures) - len(campaign.waiting)
     if n_before:
         print(f"{n_before} of {len(structures)} were done before, see {journal}")
@@ -156,6 +173,32 @@ def _conclude(args: argparse.Namespace, campaign: Campaign) -> int:
     evaluations = sum(done.force_evaluations for done in results)
     print(f"{len(results) - len(failed)} of {len(results)} converged in {evaluations} evaluations; wrote {args.out}")
     return 1 if failed else 0
+
+
+def _cell(args: argparse.Namespace) -> RelaxCell | None:
+    """What of the cells relaxes."""
+    from relaxrl.config import from_dict
+    from relaxrl.optimize import RelaxCell
+
+    names = ("xx", "yy", "zz", "yz", "xz", "xy")
+    given = (args.free, args.hydrostatic, args.constant_volume, args.pressure, args.smax)
+    if not args.cell:
+        if any(value not in (None, False) for value in given):
+            raise ConfigError(
+                "--free, --hydrostatic, --constant-volume, --pressure and --smax are about cells; add --cell"
+            )
+        return None
+    free = names if args.free is None else tuple(name.strip() for name in args.free.split(","))
+    if unknown := [name for name in free if name not in names]:
+        raise ConfigError(f"--free {args.free}: expected some of {', '.join(names)}, got {', '.join(unknown)}")
+    settings = {
+        "mask": [name in free for name in names],
+        "hydrostatic_strain": args.hydrostatic,
+        "constant_volume": args.constant_volume,
+        "scalar_pressure": args.pressure or 0.0,
+        "smax": args.smax,
+    }
+    return from_dict(RelaxCell, settings, source="--cell")
 
 
 def _check_output(out: Path) -> None:

@@ -14,17 +14,19 @@ from os import PathLike, fspath
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 from ase import Atoms
 
 from relaxrl.device import torch_device
 from relaxrl.errors import ConfigError, RelaxRLError, StructureError
-from relaxrl.evaluation.methods import AGENT_PREFIX, ORACLE, STANDARD, check_methods
+from relaxrl.evaluation.methods import AGENT_PREFIX, FIXED_CELL, ORACLE, STANDARD, check_methods
 from relaxrl.evaluation.oracle import newton_oracle
 from relaxrl.evaluation.run import Limits, RunRecord, Start, run_method
 from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.evaluation.together import run_together
 from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
+from relaxrl.optimize.cell import check_cell
 from relaxrl.optimize.policy import check_size, load_policy
 from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
 from relaxrl.provenance import versions
@@ -50,10 +52,11 @@ class Comparison:
         calculator: Its name.
         limits: When runs ended.
         rattle: Å.
-        seed: Of rattle and bootstrap.
+        seed: Of rattle, strain and bootstrap.
         command: That makes it again; None where no command made it.
         versions: What it was made with: relaxrl, Python, libraries, commit.
         created: When it ended, UTC.
+        strain: Of the starts' cells.
     """
 
     records: list[RunRecord]
@@ -64,6 +67,7 @@ class Comparison:
     command: str | None = None
     versions: dict[str, str | None] = field(default_factory=dict)
     created: str | None = None
+    strain: float = 0.0
     _summaries: dict[str | None, SetSummary] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     @property
@@ -94,6 +98,8 @@ def evaluate(
     also: Sequence[float] | None = None,
     steps: int = 500,
     rattle: float = 0.0,
+    cell: bool = False,
+    strain: float = 0.0,
     seed: int = 0,
     seconds: float | None = None,
     workers: int = 1,
@@ -117,7 +123,10 @@ def evaluate(
         also: eV/Å, above fmax; forces at which tables compare as well, read off the same runs. None for 0.05.
         steps: Limit of each run, in steps of the optimizer.
         rattle: Standard deviation of a random displacement of each coordinate, Å. Use it on relaxed structures.
-        seed: Of the random displacements and of the bootstrap.
+        cell: Whether cells relax, too; classical methods do so on ASE's `FrechetCellFilter`, and stress counts in fmax
+            as it does there. The calculator must give stress.
+        strain: Standard deviation of a random strain of each cell, component by component, before the displacements.
+        seed: Of the random displacements and strains and of the bootstrap.
         seconds: Limit of each run, in wall-clock time; None for no limit.
         workers: Processes. More than one makes the seconds less comparable.
         together: Structures relaxed side by side, with one call of the potential and of the agent for all of them; for
@@ -154,8 +163,15 @@ def evaluate(
         )
     if views < 0:
         raise ConfigError(f"expected views >= 0, got {views}")
-    limits = Limits(fmax, steps, seconds, _also(also, fmax))
+    if not 0 <= strain < 0.3 or (cell and together > 1):
+        raise ConfigError(
+            "expected strain from 0 to 0.3, and cells relaxed one after the other, got "
+            f"strain={strain}, cell={cell}, together={together}"
+        )
+    limits = Limits(fmax, steps, seconds, _also(also, fmax), cell)
     names = check_methods(methods)
+    if cell:
+        names = _for_cells(names, methods)
     spec = parse_calculator(calculator)
     spec.create()  # tells at once what is wrong with it
     if ORACLE in names:
@@ -166,7 +182,10 @@ def evaluate(
     if workers > 1 and place.type != "cpu":
         raise ConfigError(f"expected device=cpu with workers={workers}, got {device}; use `together` instead")
     agents = _agents(agent)
-    starts = starting_points(structures, rattle, seed)
+    starts = starting_points(structures, rattle, seed, strain)
+    if cell:
+        for start in starts:
+            check_cell(start.atoms)
     for start in starts:
         spec.check(start.atoms, start.structure)
         for item in agents.values():
@@ -187,7 +206,7 @@ def evaluate(
             on_record(record, len(outcomes), len(jobs))
     ordered = [outcomes[start.structure, method] for start, method in jobs]
     created = datetime.now(UTC).isoformat(timespec="seconds")
-    return Comparison(ordered, spec.name, limits, rattle, seed, versions=versions(), created=created)
+    return Comparison(ordered, spec.name, limits, rattle, seed, versions=versions(), created=created, strain=strain)
 
 
 class _FilmLibrary:
@@ -210,8 +229,8 @@ class _FilmLibrary:
                 outcomes[best, method] = replace(outcomes[best, method], film=None)
 
 
-def starting_points(structures: StructuresLike, rattle: float, seed: int) -> list[Start]:
-    """The structures as all methods get them, displaced if asked for.
+def starting_points(structures: StructuresLike, rattle: float, seed: int, strain: float = 0.0) -> list[Start]:
+    """The structures as all methods get them, strained and displaced if asked for.
 
     Each has a random stream of its own, so the others of a set don't change it.
 
@@ -234,10 +253,34 @@ def starting_points(structures: StructuresLike, rattle: float, seed: int) -> lis
         twice = next(name for name in ids if ids.count(name) > 1)
         raise StructureError(f"structure {twice} was given twice; name each file once")
     streams = Generators(seed)
-    return [
-        Start(crystal.id, collection, perturb(crystal.atoms, rattle, streams.numpy(f"rattle {crystal.id}")))
-        for collection, crystal in found
-    ]
+    starts = []
+    for collection, crystal in found:
+        atoms = crystal.atoms
+        if strain:
+            atoms = _strained(atoms, strain, streams.numpy(f"strain {crystal.id}"))
+        starts.append(Start(crystal.id, collection, perturb(atoms, rattle, streams.numpy(f"rattle {crystal.id}"))))
+    return starts
+
+
+def _strained(atoms: Atoms, strain: float, generator: np.random.Generator) -> Atoms:
+    """A copy whose cell, with all in it, is strained at random; each component of the tensor has this deviation."""
+    noise = generator.normal(0, strain, (3, 3))
+    symmetric = np.triu(noise) + np.triu(noise, 1).T
+    strained = atoms.copy()
+    strained.set_cell(atoms.cell.array @ (np.eye(3) + symmetric), scale_atoms=True, apply_constraint=False)
+    return strained
+
+
+def _for_cells(names: list[str], asked: Sequence[str]) -> list[str]:
+    """The methods that relax cells.
+
+    Raises:
+        ConfigError: One that was asked for by name does not.
+    """
+    unable = FIXED_CELL | {ORACLE}
+    if tuple(asked) != STANDARD and (wrong := [name for name in names if name in unable]):
+        raise ConfigError(f"expected methods that relax cells, got {', '.join(wrong)}; leave out those, or the cell")
+    return [name for name in names if name not in unable]
 
 
 def _also(given: Sequence[float] | None, fmax: float) -> tuple[float, ...]:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from ase import Atoms
+from ase.filters import FrechetCellFilter
 from ase.optimize import (
     BFGS,
     FIRE,
@@ -52,6 +53,9 @@ REFERENCE = "BFGS"
 UNTRAINED = "untrained"
 """Our optimizer without an agent: the quasi-Newton method that agents fall back to. An agent has to beat it."""
 
+FIXED_CELL = frozenset({"PreconLBFGS"})
+"""Methods that know positions alone, and no filters of cells."""
+
 ORACLE = "newton-oracle"
 """Our optimizer with exact Hessians, which nobody counts: a yardstick, not a competitor."""
 
@@ -91,7 +95,11 @@ def check_methods(names: Iterable[str]) -> list[str]:
 
 
 def make_optimizer(
-    method: str, atoms: Atoms, agents: Mapping[str, Policy], calculator: CalculatorSpec | None = None
+    method: str,
+    atoms: Atoms,
+    agents: Mapping[str, Policy],
+    calculator: CalculatorSpec | None = None,
+    cell: bool = False,
 ) -> Any:
     """The optimizer of this name for these atoms, silent.
 
@@ -100,16 +108,17 @@ def make_optimizer(
         atoms: With a calculator.
         agents: Loaded agents by NAME.
         calculator: What the atoms' calculator was made from; the oracle asks it for Hessians.
+        cell: Whether the cell relaxes, too: classical methods do so on ASE's `FrechetCellFilter`.
 
     Raises:
         ConfigError: The oracle is asked for, and the calculator has no exact Hessians.
     """
     if method.startswith(AGENT_PREFIX):
-        return RLOptimizer(atoms, agent=agents[method.removeprefix(AGENT_PREFIX)], logfile=None)
+        return RLOptimizer(atoms, agent=agents[method.removeprefix(AGENT_PREFIX)], logfile=None, cell=cell)
     if method == UNTRAINED:
-        return RLOptimizer(atoms, agent=None, logfile=None)
+        return RLOptimizer(atoms, agent=None, logfile=None, cell=cell)
     if method == ORACLE:
         if calculator is None:
             raise ConfigError(f"method {ORACLE} needs the calculator's specification, got none")
         return RLOptimizer(atoms, agent=newton_oracle(calculator), logfile=None, safeguard=PATIENT)
-    return CLASSICAL[method](atoms, logfile=None)
+    return CLASSICAL[method](FrechetCellFilter(atoms) if cell else atoms, logfile=None)

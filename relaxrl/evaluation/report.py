@@ -80,6 +80,8 @@ def summary_json(comparison: Comparison) -> dict[str, Any]:
             "fmax": comparison.limits.fmax,
             "also": list(comparison.limits.also),
             "steps": comparison.limits.steps,
+            "cell": comparison.limits.cell,
+            "strain": comparison.strain,
             "rattle": comparison.rattle,
             "seconds": comparison.limits.seconds,
             "seed": comparison.seed,
@@ -94,6 +96,16 @@ def summary_json(comparison: Comparison) -> dict[str, Any]:
         **{key: value for key, value in whole.as_json().items() if key != "name"},
         "sets": {name: comparison.summary(name).as_json() for name in comparison.collections},
     }
+
+
+def _of_cells(comparison: Comparison) -> str:
+    """What the report says where cells relax."""
+    if not comparison.limits.cell:
+        return ""
+    return (
+        f"Cells relax, too, starts are strained by {comparison.strain:g}; classical methods do so on ASE's "
+        "FrechetCellFilter, and fmax bounds stress times volume over the number of atoms as well. "
+    )
 
 
 def table(summary: SetSummary, agents_first: bool = True) -> Table:
@@ -116,7 +128,8 @@ def markdown(comparison: Comparison, plots: Sequence[Path] = ()) -> str:
         "",
         f"Calculator `{comparison.calculator}`, fmax {limits.fmax:g} eV/Å, at most {limits.steps} steps, rattle "
         f"{comparison.rattle:g} Å, seed {comparison.seed}. All methods start from the same positions; each force "
-        "evaluation counts, the first included. Ratios are geometric means over structures, with 95 % bootstrap "
+        f"evaluation counts, the first included. {_of_cells(comparison)}"
+        "Ratios are geometric means over structures, with 95 % bootstrap "
         f"intervals; a run that failed counts as {limits.censored} evaluations, or those it took if more. Energies "
         f"are compared with BFGS's to {ENERGY_TOLERANCE:g} eV per atom.",
         "",

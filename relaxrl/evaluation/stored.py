@@ -126,6 +126,7 @@ def read_comparison(folder: str | Path) -> Comparison:
     try:
         settings, origin = summary["settings"], summary.get("provenance", {})
         limits = Limits(settings["fmax"], settings["steps"], settings.get("seconds"), tuple(settings["also"]))
+        limits = replace(limits, cell=bool(settings.get("cell", False)))  # older results have none
         return Comparison(
             full,
             settings["calculator"],

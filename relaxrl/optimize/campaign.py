@@ -18,6 +18,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from relaxrl.errors import CalculatorError, RelaxRLError
+from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.journal import Journal
 from relaxrl.optimize.policy import Policy, UntrainedElementWarning, load_policy
 from relaxrl.optimize.rl_optimizer import RLOptimizer
@@ -39,12 +40,14 @@ class Conditions:
         calculator: Made anew for each structure, in the process that relaxes it.
         fmax: eV/Å; converged below it.
         steps: Limit of each relaxation.
+        cell: What of the cells relaxes; None for nothing.
     """
 
     agent: str | None
     calculator: CalculatorSpec
     fmax: float = 0.01
     steps: int = 500
+    cell: RelaxCell | None = None
 
 
 @dataclass(frozen=True)
@@ -55,7 +58,7 @@ class Relaxed:
         index: Place of the structure in the campaign.
         name: What messages call it.
         atoms: Where it ended, with energy and forces if the calculator gave any.
-        converged: Whether the forces fell below fmax.
+        converged: Whether the forces, and the stress where the cell relaxes, fell below the limits.
         reason: `converged`, or why not.
         force_evaluations: All of them, the first included.
         fmax: eV/Å, at the end; NaN if there are no forces.
@@ -100,9 +103,12 @@ def relax_one(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedElementWarning)  # said once for the whole campaign
-            optimizer = RLOptimizer(atoms, agent=policy, **{"logfile": None, **options})  # type: ignore[arg-type]
+            given = {"logfile": None, "cell": conditions.cell or False, **options}
+            optimizer = RLOptimizer(atoms, agent=policy, **given)  # type: ignore[arg-type]
         converged = optimizer.run(fmax=conditions.fmax, steps=conditions.steps)
         results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
+        if conditions.cell is not None:
+            results["stress"] = atoms.get_stress(apply_constraint=False)
         fmax = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
         reason = "converged" if converged else f"not converged in {conditions.steps} steps"
         if converged and optimizer.calculator_failures:

@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.jsonio import decode, encode
 
+from relaxrl.config import to_dict
 from relaxrl.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Journal:
             "calculator": f"{conditions.calculator.name} {conditions.calculator.arguments}",
             "fmax": conditions.fmax,
             "steps": conditions.steps,
+            **({} if conditions.cell is None else {"cell": json.loads(json.dumps(to_dict(conditions.cell)))}),
             "structures": _fingerprint(structures),
         }
         if path.exists():
@@ -97,7 +99,8 @@ class Journal:
             found = {}
         if not isinstance(found, dict) or found.get("format") != FORMAT:
             raise CheckpointError(f"{self.path}: expected the journal of a campaign; move the file away, or delete it")
-        for key, value in self._header.items():
+        for key in {**self._header, **found}:
+            value = self._header.get(key)
             if found.get(key) != value:
                 what = "are others" if key == "structures" else f"was {found.get(key)}, now it is {value}"
                 raise CheckpointError(

@@ -14,6 +14,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.abc import GetPropertiesMixin
 from ase.calculators.calculator import PropertyNotImplementedError, all_changes
+from ase.stress import voigt_6_to_full_3x3_stress
 
 from relaxrl.errors import CalculatorError
 from relaxrl.graph import AtomGraph, force_norms
@@ -91,14 +92,22 @@ class CountedCalculator(GetPropertiesMixin):
         calculator: Any ASE calculator.
         counter: Where to count; a new one if None.
         structure: What error messages call the structure; its formula if None.
+        stress: Whether the stress counts in F_max, as ASE's cell filters count it.
 
     Raises:
         CalculatorError: On evaluation, where the calculator raised or returned numbers that are not finite; names
             calculator, structure and the number of the evaluation.
     """
 
-    def __init__(self, calculator: Any, counter: EvaluationCounter | None = None, structure: str | None = None) -> None:
+    def __init__(
+        self,
+        calculator: Any,
+        counter: EvaluationCounter | None = None,
+        structure: str | None = None,
+        stress: bool = False,
+    ) -> None:
         self.calculator = calculator
+        self.stress = stress
         self.counter = EvaluationCounter() if counter is None else counter
         self.structure = structure
 
@@ -167,7 +176,10 @@ class CountedCalculator(GetPropertiesMixin):
             if hasattr(constraint, "adjust_potential_energy"):
                 energy += constraint.adjust_potential_energy(atoms)
             constraint.adjust_forces(atoms, forces)
-        self.counter.record(energy, largest_norm(forces), _geometry(atoms))
+        fmax = largest_norm(forces)
+        if self.stress and "stress" in results:
+            fmax = max(fmax, stress_as_force(atoms, results["stress"]))
+        self.counter.record(energy, fmax, _geometry(atoms))
 
     def _forget(self) -> None:
         """Empty the calculator's cache, or the next call would be handed what the failed one left there."""
@@ -226,6 +238,12 @@ class CountedPotential(Potential):
 def largest_norm(forces: FloatArray) -> float:
     """F_max = max_i |F_i| of forces (n_atoms, 3); 0 without atoms."""
     return float(np.linalg.norm(forces, axis=1).max(initial=0.0))
+
+
+def stress_as_force(atoms: Atoms, stress: FloatArray) -> float:
+    """The longest row of stress times volume over the number of atoms, eV: what ASE's cell filters compare to fmax."""
+    full = stress if np.shape(stress) == (3, 3) else voigt_6_to_full_3x3_stress(stress)
+    return largest_norm(np.asarray(full, dtype=np.float64)) * float(atoms.get_volume()) / max(len(atoms), 1)
 
 
 def _geometry(atoms: Atoms) -> tuple[np.ndarray, ...]:
