@@ -95,6 +95,27 @@ class RandomChoice:
         return self.actor.hessian(graph)
 
 
+class Foresight:
+    """The candidate nearest to the way to the minimum, which it knows: what a perfect energy could do."""
+
+    def __init__(self, agent: Agent, minima: Sequence[Atoms]) -> None:
+        self.actor = with_verifier(agent, None)
+        self.minima = [graph_from_atoms(atoms) for atoms in minima]
+
+    @torch.no_grad()
+    def act(self, graph: AtomGraph) -> Tensor:
+        """Displacements, (n_atoms, 3), Å."""
+        same = [end for end in self.minima if torch.equal(end.atomic_numbers, graph.atomic_numbers)]
+        ways = [_without_drift(end.positions - graph.positions, graph) for end in same]
+        target = min(ways, key=lambda way: float(way.square().sum()))
+        candidates = self.actor.candidates(graph)
+        return candidates[int(torch.stack([_relative(one, target, graph) for one in candidates]).argmin())]
+
+    def hessian(self, graph: AtomGraph) -> Any:
+        """That of the agent."""
+        return self.actor.hessian(graph)
+
+
 def with_verifier(agent: Agent, trainer: ActionEnergyTrainer | None, margin: float = 0.0) -> VerifiedActor:
     """The agent's actor and a trained energy; an untrained one if None."""
     config = ActionEnergyTrainingConfig() if trainer is None else trainer.config
@@ -248,25 +269,25 @@ def tables(out: Path, seeds: Sequence[int]) -> None:
     print(row("the agent itself", [base], base))
     for name, pattern in {
         "a random candidate": "random.json",
+        "the candidate nearest to the minimum": "foresight.json",
         **{name: f"judged-{_slug(name)}-[0-9].json" for name in VARIANTS},
         **{f"{name}; margin {MARGIN}": f"judged-margin-{_slug(name)}-[0-9].json" for name in VARIANTS},
     }.items():
         if runs := judgements(pattern):
             print(row(name, runs, base))
-    reference = judgements(f"weight-{WEIGHTS[0]:g}-off-[0-9].json")
-    if not reference:
-        return
     print(f"\n| weight of the auxiliary loss | {head}")
     for weight in WEIGHTS:
         for switch in ("off", "on"):
-            runs = judgements(f"weight-{weight:g}-{switch}-[0-9].json")
-            if runs:
-                print(paired_row(f"{weight:g}, verifier {switch}", runs, reference))
+            names = (f"weight-{weight:g}-{switch}", f"weight-{WEIGHTS[0]:g}-off")
+            files = [[out / f"{name}-{seed}.json" for name in names] for seed in seeds]
+            pairs = [[json.loads(file.read_text(encoding="utf-8")) for file in two if file.exists()] for two in files]
+            both = [two for two in pairs if len(two) == 2]
+            if both:
+                print(paired_row(f"{weight:g}, verifier {switch}", both))
 
 
-def paired_row(name: str, runs: Sequence[dict[str, list[int]]], reference: Sequence[dict[str, list[int]]]) -> str:
-    """As `row`, each seed beside the reference of its own seed."""
-    both = list(zip(runs, reference, strict=False))
+def paired_row(name: str, both: Sequence[Sequence[dict[str, list[int]]]]) -> str:
+    """As `row`, of pairs: each seed beside the reference of its own seed."""
     logs = np.array([np.log(run["evaluations"]) - np.log(other["evaluations"]) for run, other in both])
     generator = np.random.default_rng(0)
     means = [logs[:, generator.integers(logs.shape[1], size=logs.shape[1])].mean() for _ in range(4000)]
@@ -289,62 +310,78 @@ def draw(out: Path, seeds: Sequence[int], path: Path) -> None:
 
     figure, axes = plt.subplots(2, 2, figsize=(9, 6), sharex=True, constrained_layout=True)
     window = 20
-    for name in VARIANTS:
+    for name in [name for name in VARIANTS if "480" not in name]:
         for axis, quantity in zip(axes.flat, FIGURES[:4], strict=True):
-            mean = np.nanmean([curves[quantity] for curves in curves_of(name, out, seeds)], axis=0)[:UPDATES]
+            mean = np.nanmean([curves[quantity] for curves in curves_of(name, out, seeds)], axis=0)
             smooth = np.convolve(np.nan_to_num(mean), np.ones(window) / window, mode="valid")
             axis.plot(np.arange(len(smooth)) + window, smooth, label=name, linewidth=1.2)
             axis.set_ylabel(quantity.replace("_", " "))
+    axes[0, 0].set_ylim(-0.1, 2.5)
     axes[0, 1].set_yscale("log")
     for axis in axes[1]:
         axis.set_xlabel("update")
     figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize="small")
-    figure.savefig(path, dpi=90)
+    figure.savefig(path, dpi=80, pil_kwargs={"optimize": True})
     plt.close(figure)
+
+
+def of_energies(
+    names: Sequence[str], seed: int, out: Path, starts: Sequence[Crystal], minima: Sequence[Atoms]
+) -> list[Callable[[], object]]:
+    """Train some variants beside the shipped agent, look at what they see, and let them relax."""
+    agent = load_agent(BASE)
+    todo: list[Callable[[], object]] = []
+    for name in names:
+        slug = f"{_slug(name)}-{seed}.json"
+
+        def look(name: str = name, slug: str = slug) -> None:
+            stored(out / f"seen-{slug}", lambda: seen(fitted(name, seed, out), agent, starts, minima))
+
+        def judge(name: str = name, slug: str = slug, margin: float = 0.0) -> None:
+            file = out / f"judged{'-margin' if margin else ''}-{slug}"
+            stored(file, lambda: judged(Agent(with_verifier(agent, fitted(name, seed, out), margin)), starts))
+
+        todo.append(look)
+        if name in JUDGED:
+            todo.append(judge)
+        if name in CAUTIOUS:
+            todo.append(functools.partial(judge, margin=MARGIN))
+    return todo
+
+
+def of_weights(seed: int, out: Path, starts: Sequence[Crystal]) -> list[Callable[[], object]]:
+    """Clone with each weight of the auxiliary loss, and relax with the verifier and without."""
+    todo: list[Callable[[], object]] = []
+    for weight in WEIGHTS:
+        todo.append(functools.partial(auxiliary, weight, seed, out))
+        for switch in ("off", "on"):
+
+            def relax_with(weight: float = weight, switch: str = switch) -> None:
+                name = f"{auxiliary(weight, seed, out)},verifier={switch}"
+                stored(out / f"weight-{weight:g}-{switch}-{seed}.json", lambda: judged(load_agent(name), starts))
+
+            todo.append(relax_with)
+    return todo
 
 
 def jobs(
     out: Path, seeds: Sequence[int], starts: Sequence[Crystal], minima: Sequence[Atoms]
 ) -> list[Callable[[], object]]:
-    """What there is to do, one seed of all before the next of any."""
+    """What there is to do."""
     agent = load_agent(BASE)
     todo: list[Callable[[], object]] = [
         lambda: stored(out / "base.json", lambda: judged(agent, starts)),
         lambda: stored(out / "random.json", lambda: judged(RandomChoice(agent), starts)),
+        lambda: stored(out / "foresight.json", lambda: judged(Foresight(agent, minima), starts)),
     ]
+    # What matters most first, and one seed of it before the next: an interrupted study is still balanced.
+    core = [name for name in VARIANTS if "480" not in name and "slow" not in name]
     for seed in seeds:
-        for name in VARIANTS:
-            slug = f"{_slug(name)}-{seed}.json"
-
-            def look(name: str = name, seed: int = seed, slug: str = slug) -> None:
-                stored(out / f"seen-{slug}", lambda: seen(fitted(name, seed, out), agent, starts, minima))
-
-            def cautious(name: str = name, seed: int = seed, slug: str = slug) -> None:
-                stored(
-                    out / f"judged-margin-{slug}",
-                    lambda: judged(Agent(with_verifier(agent, fitted(name, seed, out), MARGIN)), starts),
-                )
-
-            def judge(name: str = name, seed: int = seed, slug: str = slug) -> None:
-                stored(
-                    out / f"judged-{slug}",
-                    lambda: judged(Agent(with_verifier(agent, fitted(name, seed, out))), starts),
-                )
-
-            todo.append(look)
-            if name in JUDGED:
-                todo.append(judge)
-            if name in CAUTIOUS:
-                todo.append(cautious)
-        for weight in WEIGHTS:
-            todo.append(lambda weight=weight, seed=seed: auxiliary(weight, seed, out))
-            for switch in ("off", "on"):
-
-                def relax(weight: float = weight, seed: int = seed, switch: str = switch) -> None:
-                    name = f"{auxiliary(weight, seed, out)},verifier={switch}"
-                    stored(out / f"weight-{weight:g}-{switch}-{seed}.json", lambda: judged(load_agent(name), starts))
-
-                todo.append(relax)
+        todo += of_energies(core, seed, out, starts, minima)
+    for seed in seeds:
+        todo += of_weights(seed, out, starts)
+    for seed in seeds:
+        todo += of_energies([name for name in VARIANTS if name not in core], seed, out, starts, minima)
     return todo
 
 
