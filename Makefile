@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := runs/demo-$(shell date +%Y%m%d-%H%M%S)
 
-.PHONY: demo test lint docs nightly bench wheel clean
+.PHONY: demo test lint docs nightly libraries bench wheel clean
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -33,6 +33,16 @@ docs: $(STAMP) ## the site, into build/site; warnings are errors
 nightly: $(STAMP) ## the slow learning tests too
 	$(BIN)/python -m pytest
 
+libraries: ## train with the libraries that need environments of their own, and compare with steepest descent
+	$(PYTHON) -m venv .venv-libraries
+	.venv-libraries/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
+		torchrl==0.14.1 tensordict==0.14.3 skrl==2.1.1
+	.venv-libraries/bin/python -m pytest tests/integrations/test_library_examples.py -m slow -k 'torchrl or skrl or cleanrl'
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	.venv-ray/bin/python -m pip install --quiet 'ray[rllib]==2.60.0' # brings gymnasium 1.2.2
+	.venv-ray/bin/python -m pytest tests/integrations/test_library_examples.py -m slow -k rllib
+
 bench: $(STAMP) ## measure speed, and write the tables of docs/benchmarks.md
 	$(BIN)/python -m benchmarks
 
@@ -40,4 +50,4 @@ wheel: $(STAMP) ## build the wheel from the sdist, install it into an empty envi
 	PYTHON=$(abspath $(BIN)/python) sh tests/wheel_check.sh
 
 clean: ## remove everything that make has made
-	rm -rf $(VENV) build dist runs
+	rm -rf $(VENV) .venv-libraries .venv-ray build dist runs

@@ -14,7 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent))
 from commands import commands_page
 from configuration import configuration_page
 
-ROOMS = ("", "agents", "envs", "optimize", "evaluation", "training", "nn", "losses", "structures", "potentials")
+ROOMS = (
+    "",
+    "agents",
+    "envs",
+    "integrations",
+    "optimize",
+    "evaluation",
+    "training",
+    "nn",
+    "losses",
+    "structures",
+    "potentials",
+)
 """Packages whose public names make the API reference; the first is `relaxrl` itself."""
 
 
