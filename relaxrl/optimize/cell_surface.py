@@ -100,7 +100,7 @@ class CellSurface(Surface):
         StructureError: The cell has no stress, is flat, or has no strain that is free.
     """
 
-    without_hessian = "the agent shows no Hessian with strain, thus can't move the cell"
+    without_hessian = "the agent shows no Hessian with strain for this cell, thus can't move it"
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class CellSurface(Surface):
 
     def hessian_guess(self, point: Point) -> sparse.csr_array:
         """Springs along the bonds, and what they make of strain."""
-        return sparse.csr_array(self._in_chart(pair_hessian_with_strain(self._at(point)), point))
+        return sparse.csr_array(self.chart.hessian(point.x, pair_hessian_with_strain(self._at(point))))
 
     def predicted(self, policy: Policy, point: Point) -> FloatArray | None:
         """See `Surface`."""
@@ -217,18 +217,12 @@ class CellSurface(Surface):
         n_atoms = len(self.crystal)
         scale = max(float(np.trace(hessian[:-6, :-6])) / (3 * n_atoms), 1.0)
         hessian[:-6, :-6] += scale * np.kron(np.full((n_atoms, n_atoms), 1 / n_atoms), np.eye(3))
-        return self._in_chart(hessian, point)
+        return np.asarray(self.chart.hessian(point.x, hessian))
 
     def _at(self, point: Point) -> Atoms:
         assert point.geometry is not None
         here, rows = self.crystal, point.geometry
         return Atoms(here.numbers, rows[:-3], cell=rows[-3:], pbc=here.pbc)
-
-    def _in_chart(self, hessian: FloatArray, point: Point) -> FloatArray:
-        """A Hessian in displacements and strain at a point, in coordinates."""
-        jacobian = self.chart.jacobian(point.x)
-        matrix: FloatArray = jacobian.T @ hessian @ jacobian
-        return 0.5 * (matrix + matrix.T)
 
     def _read(self) -> Point:
         crystal = self.crystal
@@ -241,7 +235,7 @@ class CellSurface(Surface):
         # Atoms that are fixed strain with the cell, so that their forces count in what strain does.
         unconstrained = np.asarray(crystal.get_forces(apply_constraint=False), dtype=np.float64)
         virial = float(crystal.get_volume()) * vector_from_tensor(stress)
-        gradient = self.chart.jacobian(x).T @ np.concatenate([-unconstrained.ravel(), virial])
+        gradient = self.chart.gradient(x, -unconstrained.ravel(), virial)
         gradient[:-6] = -forces.ravel()
         if self.cell.constant_volume:
             growth = self._growth(x)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from scipy import sparse
 
 from relaxrl.strain import STRAIN_BASIS, tensor_from_vector, vector_from_tensor
 from relaxrl.typing import FloatArray
@@ -53,17 +54,42 @@ class Chart:
         """E, (3, 3)."""
         return tensor_from_vector(x[-6:] @ self.directions / self.length)
 
-    def jacobian(self, x: FloatArray) -> FloatArray:
-        """What a change of x is in displacements and strain at x itself, (3 n_atoms + 6, 3 n_atoms + 6).
+    def strain_columns(self, x: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """What a change of q is at x itself: displacements (3 n_atoms, 6) and strain (6, 6); w is displacements alone.
 
         A change dE of the strain, seen from where the crystal is, is (1 + E)⁻¹ dE, of which the antisymmetric part only
         rotates; w does not strain.
         """
-        n_dof = len(x)
         along = np.einsum("ak,kbc->abc", self.directions, STRAIN_BASIS) / self.length
         here = np.linalg.solve(np.eye(3) + self.strain(x), along)
-        matrix = np.zeros((n_dof, n_dof))
-        matrix[:-6, :-6] = np.eye(n_dof - 6)
-        matrix[:-6, -6:] = -np.einsum("nb,abc->nca", x[:-6].reshape(-1, 3), here).reshape(-1, 6)
-        matrix[-6:, -6:] = vector_from_tensor(here).T
-        return matrix
+        displacements = -np.einsum("nb,abc->nca", x[:-6].reshape(-1, 3), here).reshape(-1, 6)
+        return displacements, vector_from_tensor(here).T
+
+    def gradient(self, x: FloatArray, of_atoms: FloatArray, of_strain: FloatArray) -> FloatArray:
+        """Derivatives with respect to x from those at x itself: (3 n_atoms,), eV/Å, and (6,), eV."""
+        displacements, strain = self.strain_columns(x)
+        return np.concatenate([of_atoms, displacements.T @ of_atoms + strain.T @ of_strain])
+
+    def hessian(self, x: FloatArray, local: FloatArray | sparse.csr_array) -> FloatArray | sparse.csr_array:
+        """The Hessian in these coordinates, from that in displacements and strain at x; as dense as it was.
+
+        What the curvature of the coordinates adds where forces have not vanished is left out.
+
+        Args:
+            x: (3 n_atoms + 6,).
+            local: (3 n_atoms + 6, 3 n_atoms + 6); displacements in Å, strain in `STRAIN_BASIS`.
+        """
+        displacements, strain = self.strain_columns(x)
+        borders = np.asarray(local[:, -6:] if isinstance(local, np.ndarray) else local[:, -6:].toarray())
+        coupling, elastic = borders[:-6], borders[-6:]
+        atoms = local[:-6, :-6]
+        pulled = np.asarray(atoms @ displacements)
+        side = pulled + coupling @ strain
+        mixed = displacements.T @ coupling @ strain
+        corner = displacements.T @ pulled + mixed + mixed.T + strain.T @ elastic @ strain
+        corner = 0.5 * (corner + corner.T)
+        if isinstance(atoms, np.ndarray):
+            whole: FloatArray = np.block([[atoms, side], [side.T, corner]])
+            return whole
+        parts = [[sparse.coo_array(part) for part in row] for row in ((atoms, side), (side.T, corner))]
+        return sparse.csr_array(sparse.block_array(parts))

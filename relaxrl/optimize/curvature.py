@@ -65,37 +65,34 @@ def pair_hessian(atoms: Atoms) -> sparse.csr_array:
     return (springs + ground).tocsr()
 
 
-def pair_hessian_with_strain(atoms: Atoms) -> FloatArray:
+def pair_hessian_with_strain(atoms: Atoms) -> sparse.csr_array:
     """`pair_hessian` of positions and cell: the springs' lengths change with the strain, too.
 
     Args:
         atoms: The structure; its calculator is not used.
 
     Returns:
-        (3 n_atoms + 6, 3 n_atoms + 6), dense; displacements in Å, strain in `relaxrl.strain.STRAIN_BASIS`.
+        (3 n_atoms + 6, 3 n_atoms + 6), sparse; displacements in Å, strain in `relaxrl.strain.STRAIN_BASIS`.
 
     Example:
         >>> from ase.build import bulk
-        >>> hessian = pair_hessian_with_strain(bulk("Cu", cubic=True))
+        >>> hessian = pair_hessian_with_strain(bulk("Cu", cubic=True)).toarray()
         >>> bool(np.linalg.eigvalsh(hessian).min() > 0)
         True
     """
-    n_dof = 3 * len(atoms)
-    matrix = np.zeros((n_dof + 6, n_dof + 6))
-    matrix[:n_dof, :n_dof] = pair_hessian(atoms).toarray()
-    # As stiff as atoms that are held, on the scale of an atom's distance to its neighbours.
-    matrix[n_dof:, n_dof:] = 4 * len(atoms) * GROUND_STIFFNESS * np.eye(6)
+    n_atoms = len(atoms)
     centre, neighbour, vectors, blocks = _springs(atoms)
     stretched = np.einsum("kab,eb->eak", STRAIN_BASIS, vectors)
     # Springs of both directions of a pair count half each.
     pull = 0.5 * blocks @ stretched
-    matrix[n_dof:, n_dof:] += np.einsum("eak,eal->kl", stretched, pull)
-    coupling = np.zeros((len(atoms), 3, 6))
+    # As stiff as atoms that are held, on the scale of an atom's distance to its neighbours.
+    elastic = np.einsum("eak,eal->kl", stretched, pull) + 4 * n_atoms * GROUND_STIFFNESS * np.eye(6)
+    coupling = np.zeros((n_atoms, 3, 6))
     np.add.at(coupling, neighbour, pull)
     np.subtract.at(coupling, centre, pull)
-    matrix[:n_dof, n_dof:] = coupling.reshape(n_dof, 6)
-    matrix[n_dof:, :n_dof] = matrix[:n_dof, n_dof:].T
-    return matrix
+    side = sparse.csr_array(coupling.reshape(-1, 6))
+    corner = sparse.csr_array(elastic)
+    return sparse.csr_array(sparse.block_array([[pair_hessian(atoms), side], [side.T, corner]]))
 
 
 def _springs(atoms: Atoms) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:

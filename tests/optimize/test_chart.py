@@ -5,6 +5,7 @@ from ase.build import bulk, fcc111
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter, StrainFilter, UnitCellFilter
+from scipy import sparse
 
 from relaxrl.errors import StructureError
 from relaxrl.optimize import RelaxCell
@@ -45,13 +46,30 @@ def test_jacobian_is_the_change_in_displacements_and_strain():
     generator = np.random.default_rng(1)
     x, step = generator.normal(0, 0.2, 18), 1e-6 * generator.normal(size=18)
     before, after = chart.geometry(x), chart.geometry(x + step)
-    local = chart.jacobian(x) @ step
+    displacements, strain_of = chart.strain_columns(x)
+    local = np.concatenate([step[:-6] + displacements @ step[-6:], strain_of @ step[-6:]])
     # Bonds and their images change as that strain and those displacements say, but for a rotation.
     strain, u = tensor_from_vector(local[-6:]), local[:-6].reshape(-1, 3)
     rows = np.concatenate([before.positions[1:] - before.positions[0], before.cell])
     changed = np.concatenate([after.positions[1:] - after.positions[0], after.cell])
     expected = rows + rows @ strain + np.concatenate([u[1:] - u[0], np.zeros((3, 3))])
     np.testing.assert_allclose(changed @ changed.T, expected @ expected.T, atol=1e-10)
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_quadratic_form_is_the_same_in_all_coordinates(dense):
+    atoms = alloy()
+    chart = random_chart(atoms)
+    generator = np.random.default_rng(3)
+    noise = generator.normal(size=(18, 18))
+    local, x, step = noise + noise.T, generator.normal(0, 0.2, 18), generator.normal(size=18)
+    displacements, strain = chart.strain_columns(x)
+    here = np.concatenate([step[:-6] + displacements @ step[-6:], strain @ step[-6:]])
+    hessian = chart.hessian(x, local if dense else sparse.csr_array(local))
+    assert step @ (hessian @ step) == pytest.approx(here @ local @ here)
+    np.testing.assert_allclose(np.eye(18) @ hessian, (hessian @ np.eye(18)).T, atol=1e-12)
+    slope = generator.normal(size=18)
+    assert chart.gradient(x, slope[:-6], slope[-6:]) @ step == pytest.approx(slope @ here)
 
 
 @pytest.mark.parametrize("pressure", [0.0, 0.05])
@@ -114,7 +132,7 @@ def test_a_place_is_found_again_to_the_last_bit():
 def test_springs_resist_strain_as_they_resist_displacements():
     # An affine displacement of a finite piece is a strain.
     atoms = Atoms("Cu3", positions=[[0, 0, 0], [2.5, 0.3, 0.1], [0.2, 2.4, 0.5]], cell=[30, 30, 30])
-    matrix = pair_hessian_with_strain(atoms)
+    matrix = pair_hessian_with_strain(atoms).toarray()
     s = np.random.default_rng(0).normal(size=6)
     u = (atoms.positions @ tensor_from_vector(s)).ravel()
     springs = matrix[:9, :9] - np.eye(9)
