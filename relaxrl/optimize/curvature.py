@@ -90,9 +90,9 @@ def pair_hessian_with_strain(atoms: Atoms) -> sparse.csr_array:
     coupling = np.zeros((n_atoms, 3, 6))
     np.add.at(coupling, neighbour, pull)
     np.subtract.at(coupling, centre, pull)
-    side = sparse.csr_array(coupling.reshape(-1, 6))
-    corner = sparse.csr_array(elastic)
-    return sparse.csr_array(sparse.block_array([[pair_hessian(atoms), side], [side.T, corner]]))
+    side = coupling.reshape(-1, 6)
+    rows = ((pair_hessian(atoms), side), (side.T, elastic))
+    return sparse.csr_array(sparse.block_array([[sparse.coo_array(part) for part in row] for row in rows]))
 
 
 def _springs(atoms: Atoms) -> tuple[IntArray, IntArray, FloatArray, FloatArray]:
