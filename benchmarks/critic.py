@@ -140,8 +140,8 @@ RULES: dict[str, Callable[[Agent], Policy]] = {
 
 
 def pool() -> list[Crystal]:
-    """Three displacements of each development crystal."""
-    crystals = read_structures("metals:dev")
+    """Three displacements of each development crystal from its minimum."""
+    crystals = read_structures("metals:dev-minima")
     return [
         start
         for seed in range(3)
