@@ -31,7 +31,7 @@ _UNKNOWN = ("unexpected_keyword_argument", "extra_forbidden")
 def configclass(cls: type[T]) -> type[T]:
     """Declare a configuration: a frozen keyword-only dataclass that checks its types and refuses unknown keys.
 
-    Example:
+    Examples:
         >>> @configclass
         ... class Walk:
         ...     steps: int = 3
@@ -49,7 +49,7 @@ def with_defaults(**defaults: Any) -> BeforeValidator:
 
     Without it, a file that sets one of the keys would lose the field's defaults of all others.
 
-    Example:
+    Examples:
         ::
 
             run: Annotated[Run, with_defaults(updates=4000)] = field(default_factory=lambda: Run(updates=4000))

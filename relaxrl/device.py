@@ -17,7 +17,7 @@ def torch_device(name: str, key: str) -> torch.device:
     Raises:
         ConfigError: There is no such device, or none that this build of torch can use.
 
-    Example:
+    Examples:
         >>> torch_device("cpu", "run.device")
         device(type='cpu')
     """

@@ -19,7 +19,7 @@ class Generators:
     Args:
         seed: Non-negative integer.
 
-    Example:
+    Examples:
         >>> a, b = Generators(7), Generators(7)
         >>> bool(a.numpy("reset").random() == b.numpy("reset").random())
         True

@@ -30,7 +30,7 @@ def vector_from_tensor(tensor: FloatArray) -> FloatArray:
 def tensor_from_vector(vector: FloatArray) -> FloatArray:
     """Symmetric tensors (..., 3, 3) of components (..., 6).
 
-    Example:
+    Examples:
         >>> tensor_from_vector(np.array([0.01, 0.0, 0.0, 0.0, 0.0, 0.02 * 2**0.5])).round(3).tolist()
         [[0.01, 0.02, 0.0], [0.02, 0.0, 0.0], [0.0, 0.0, 0.0]]
     """

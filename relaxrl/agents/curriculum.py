@@ -53,7 +53,7 @@ class SizeCurriculum:
     Raises:
         ValueError: There are no structures.
 
-    Example:
+    Examples:
         >>> curriculum = SizeCurriculum(CurriculumConfig(limits=(10,), episodes=(2,)), sizes=[4, 32])
         >>> curriculum.unlocked().tolist()
         [True, False]

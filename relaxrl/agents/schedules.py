@@ -12,7 +12,7 @@ from relaxrl.config import configclass
 class Schedule:
     """A number as a function of `t`: environment steps or episodes so far, as whoever uses the schedule says.
 
-    Example:
+    Examples:
         >>> fade = Schedule(kind="linear", start=1.0, end=0.2, steps=100)
         >>> fade.at(0), fade.at(50), fade.at(1000)
         (1.0, 0.6, 0.2)

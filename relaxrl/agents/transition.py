@@ -160,7 +160,7 @@ def ragged_rows(starts: Tensor, sizes: Tensor) -> Tensor:
     Returns:
         (sum of sizes,), int64.
 
-    Example:
+    Examples:
         >>> ragged_rows(torch.tensor([10, 0]), torch.tensor([2, 3])).tolist()
         [10, 11, 0, 1, 2]
     """

@@ -30,7 +30,7 @@ def difficulty_weights(
     Raises:
         ValueError: A number is out of range.
 
-    Example:
+    Examples:
         >>> difficulty_weights([0.01, 0.04], fmax=0.01, power=0.5).round(3).tolist()
         [0.667, 1.333]
     """

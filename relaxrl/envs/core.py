@@ -52,7 +52,7 @@ class RelaxationEnv:
         ValueError: There are no crystals, or `n_envs` is not positive.
         StructureError: A crystal has no atoms or a constraint other than `FixAtoms`.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.potentials import EMT
         >>> copper = Crystal(id="Cu", atoms=bulk("Cu", cubic=True), parent="Cu", kind="minimum")

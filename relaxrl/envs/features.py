@@ -117,7 +117,7 @@ def environment_features(
     Raises:
         ValueError: A name is unknown or the graph has no forces.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.io import graph_from_atoms
         >>> graph = graph_from_atoms(bulk("Cu", a=4.0))

@@ -67,7 +67,7 @@ base, log, done and broken. `mixed_delta`: the same with delta and correction.""
 class RewardConfig:
     """Reward of the environment: a preset, and weights that differ from it.
 
-    Example:
+    Examples:
         >>> RewardConfig(kind="mixed", w_log=0.2).weights.w_log
         0.2
         >>> RewardConfig.preset("force").weights == RewardWeights(w_max=1.0)

@@ -76,7 +76,7 @@ def interquartile_mean(values: FloatArray, times: np.ndarray | None = None) -> F
     Returns:
         (resamples,), or (1,).
 
-    Example:
+    Examples:
         >>> interquartile_mean(np.array([9.0, 1.0, 2.0, 4.0])).tolist()
         [3.0]
     """

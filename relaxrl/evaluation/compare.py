@@ -144,7 +144,7 @@ def evaluate(
         CheckpointError: An agent can't be loaded.
         ConfigError: A method is unknown or a number out of range.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> atoms = bulk("Cu", cubic=True)
         >>> comparison = evaluate(None, atoms, "emt", methods=["BFGS", "untrained"], rattle=0.1)

@@ -29,7 +29,7 @@ class NewtonOracle:
         potential: Gives the Hessian.
         floor: eV/Å².
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.io import graph_from_atoms
         >>> from relaxrl.potentials import EMT

@@ -94,7 +94,7 @@ def paired_ratio(
         generator: Draws the resamples.
         confidence: Of the interval.
 
-    Example:
+    Examples:
         >>> r = paired_ratio(np.array([1.0, 8.0]), np.array([2.0, 4.0]), np.random.default_rng(0))
         >>> round(r.value, 9), round(r.low, 9), round(r.high, 9)
         (1.0, 0.5, 2.0)

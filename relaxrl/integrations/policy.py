@@ -31,7 +31,7 @@ class ObservationPolicy:
     Raises:
         ValueError: `n_max` or `max_step` is not positive.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.optimize import RLOptimizer
         >>> from ase.calculators.emt import EMT

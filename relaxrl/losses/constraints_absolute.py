@@ -38,7 +38,7 @@ def absolute_loss(
     Raises:
         ValueError: A shape, dtype or range does not fit, or a value that counts is not finite; the argument is named.
 
-    Example:
+    Examples:
         >>> import torch
         >>> h, m = torch.tensor([1.0, -2.0]), torch.tensor([[3.0, 4.0], [0.0, 0.0]])
         >>> float(absolute_loss(h, m, mom_improve_weight=2.0))

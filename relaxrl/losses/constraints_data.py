@@ -26,7 +26,7 @@ def data_loss(
     Raises:
         ValueError: A shape or dtype does not fit, or a value that counts is not finite; the argument is named.
 
-    Example:
+    Examples:
         >>> import torch
         >>> float(data_loss(torch.tensor([[3.0, 4.0], [0.0, 0.0]]), torch.zeros(2, 2)))
         12.5

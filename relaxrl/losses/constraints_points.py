@@ -35,7 +35,7 @@ def point_weights(values: Tensor, mask: Tensor | None = None, batch: Tensor | No
 def point_mean(values: Tensor, mask: Tensor | None = None, batch: Tensor | None = None) -> Tensor:
     """Mean over structures of the mean over their points; 0 where no point counts. See `point_weights`.
 
-    Example:
+    Examples:
         >>> values, batch = torch.tensor([1.0, 2.0, 3.0, 8.0]), torch.tensor([0, 0, 0, 1])
         >>> float(point_mean(values)), float(point_mean(values, batch=batch))
         (3.5, 5.0)

@@ -74,7 +74,7 @@ def relative_loss(
     Raises:
         ValueError: A shape, dtype or range does not fit, or a value that counts is not finite; the argument is named.
 
-    Example:
+    Examples:
         >>> h, m = torch.tensor([0.1]), torch.tensor([[0.03, 0.04]])  # exactly alpha = 0.1 times the target's
         >>> value = relative_loss(h, 10 * h, m, 10 * m)
         >>> round(float(value), 6) == round(2 * float(torch.log(torch.tensor(2.0))) ** 2, 6)

@@ -128,7 +128,7 @@ def total_loss(
     Raises:
         ValueError: `physics_weight` is negative, or `mode` is neither of them.
 
-    Example:
+    Examples:
         >>> import torch
         >>> terms, weights = (torch.tensor(1.0),) * 3, ConstraintWeights(data=1.0, rel=2.0, abs=3.0)
         >>> float(total_loss(*terms, weights=weights, physics_weight=10.0))

@@ -48,7 +48,7 @@ def adaptive_temperature(gap: float, base: float = 0.5) -> float:
         gap: Mean energy of negatives minus that of positives; its sign does not matter.
         base: τ in between.
 
-    Example:
+    Examples:
         >>> [adaptive_temperature(gap) for gap in (0.05, 0.1, -0.5, 1.0, 1.2)]
         [0.25, 0.5, 0.5, 0.5, 1.0]
     """

@@ -34,7 +34,7 @@ def td3_target(
     Returns:
         (n,), without gradient.
 
-    Example:
+    Examples:
         >>> td3_target(torch.tensor([1.0]), torch.tensor([False]), torch.tensor([10.0]), torch.tensor([8.0]), 0.5)
         tensor([5.])
     """

@@ -78,7 +78,7 @@ def receptive_field_report(
         names: One per structure; their numbers if None.
         max_neighbors: As in the network.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.io import graph_from_atoms
         >>> crystal = bulk("Cu", cubic=True) * (4, 1, 1)

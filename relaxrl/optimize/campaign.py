@@ -137,7 +137,7 @@ class Campaign:
     Raises:
         CheckpointError: The journal belongs to other structures or conditions.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.potentials import parse_calculator
         >>> copper = bulk("Cu", cubic=True)

@@ -44,7 +44,7 @@ def pair_hessian(atoms: Atoms) -> sparse.csr_array:
     References:
         doi:10.1016/0009-2614(95)00646-L, doi:10.1063/1.4947024, doi:10.1063/1.1749386
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> hessian = pair_hessian(bulk("Cu", cubic=True)).toarray()
         >>> bool(np.allclose(hessian, hessian.T)), bool(np.linalg.eigvalsh(hessian).min() > 0.99)
@@ -74,7 +74,7 @@ def pair_hessian_with_strain(atoms: Atoms) -> sparse.csr_array:
     Returns:
         (3 n_atoms + 6, 3 n_atoms + 6), sparse; displacements in Å, strain in `relaxrl.strain.STRAIN_BASIS`.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> hessian = pair_hessian_with_strain(bulk("Cu", cubic=True)).toarray()
         >>> bool(np.linalg.eigvalsh(hessian).min() > 0)

@@ -80,7 +80,7 @@ class RLOptimizer(Optimizer):
             belong to its energies. Atoms then stand at the last good geometry.
         CheckpointError: The restart file is damaged or belongs to other atoms; or there is no such agent.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from ase.calculators.emt import EMT
         >>> atoms = bulk("Cu", cubic=True)

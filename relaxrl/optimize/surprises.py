@@ -170,7 +170,7 @@ def floored(hessian: FloatArray) -> FloatArray:
     Returns:
         (n_dof, n_dof), eV/Å²; positive definite.
 
-    Example:
+    Examples:
         >>> floored(np.diag([4.0, 0.01, -0.01, -2.0])).diagonal().tolist()
         [4.0, 0.1, 0.3, 2.0]
     """

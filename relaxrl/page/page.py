@@ -60,7 +60,7 @@ def write_page(
 def data_json(data: Any) -> str:
     r"""JSON that may stand in a script element, whatever its strings say; numbers that are not finite are null.
 
-    Example:
+    Examples:
         >>> data_json({"name": "</script>", "fmax": float("nan")})
         '{"name":"\\u003c/script\\u003e","fmax":null}'
     """

@@ -25,7 +25,7 @@ _CONSTANTS = {"true": True, "false": False, "none": None}
 def split_arguments(text: str) -> tuple[str, dict[str, Any]]:
     """What is named, and its keyword arguments: Python literals, and text where they are none.
 
-    Example:
+    Examples:
         >>> split_arguments("lj,sigma=3.4,smooth=true")
         ('lj', {'sigma': 3.4, 'smooth': True})
     """
@@ -38,7 +38,7 @@ def nearest(word: str, known: Iterable[str]) -> str:
 
     Slips rarely hit the first letter: another one makes another word.
 
-    Example:
+    Examples:
         >>> nearest("EMTT", ["emt", "lj"]), nearest("mace", ["ace"])
         (" (did you mean 'emt'?)", '')
     """

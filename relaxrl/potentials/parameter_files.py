@@ -26,7 +26,7 @@ def find_parameter_file(file: str) -> Path:
     Raises:
         CalculatorError: A bare name is nowhere; says where it was looked for, or what to install.
 
-    Example:
+    Examples:
         >>> find_parameter_file("no_such/table.eam.fs").as_posix()  # not a bare name: whoever reads it complains
         'no_such/table.eam.fs'
     """

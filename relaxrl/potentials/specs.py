@@ -206,7 +206,7 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
     Raises:
         CalculatorError: The name or an argument is unknown, or the text can't be read.
 
-    Example:
+    Examples:
         >>> parse_calculator("lj,sigma=3.4,smooth=true", epsilon=0.01).arguments
         {'sigma': 3.4, 'smooth': True, 'epsilon': 0.01}
     """

@@ -27,7 +27,7 @@ class TorchCalculator(Calculator):
     Raises:
         CalculatorError: On evaluation, where the potential reports a failure.
 
-    Example:
+    Examples:
         >>> from ase.build import bulk
         >>> from relaxrl.potentials import EMT
         >>> atoms = bulk("Cu", a=3.6)

@@ -142,7 +142,7 @@ def random_alloy(config: AlloyConfig, generator: np.random.Generator, calculator
 def parent_of_compound(compound: str) -> str:
     """The `Alloy.parent` of a compound such as "L1_2 Cu Au".
 
-    Example:
+    Examples:
         >>> parent_of_compound("D0_22 Cu Au") == parent_of_compound("L1_2 Cu Au")
         True
     """

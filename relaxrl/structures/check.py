@@ -60,7 +60,7 @@ def require_usable(atoms: Atoms, source: str) -> None:
 def check_structure(atoms: Atoms) -> list[str]:
     """What is odd about a structure that can be evaluated nevertheless: one sentence each, empty if nothing is.
 
-    Example:
+    Examples:
         >>> check_structure(Atoms("Cu2", [[0, 0, 0], [0, 0, 0.4]]))
         ['atoms 0 and 1 overlap: 0.400 Å, 15 % of the sum of their covalent radii', 'not periodic']
     """

@@ -63,7 +63,7 @@ class StructureSet(Sequence[Crystal]):
         StructureError: There are no crystals, or two have one id.
         ValueError: The weights do not fit.
 
-    Example:
+    Examples:
         >>> a, b = (Crystal(f"two.xyz#{k}", Atoms("Cu"), parent=f"copper {k}") for k in range(2))
         >>> crystals = StructureSet([a, b], weights=[0.0, 1.0])
         >>> crystals.sample(np.random.default_rng(0)).id

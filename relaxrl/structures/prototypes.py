@@ -77,7 +77,7 @@ class Prototype:
 def atomic_volume(symbol: str) -> float:
     """Volume per atom of the element's crystal, Å³; that of dense spheres of covalent radius where none is tabulated.
 
-    Example:
+    Examples:
         >>> round(atomic_volume("Cu"), 2)
         11.76
     """

@@ -125,7 +125,7 @@ def diagnose(history: Sequence[Figures], config: DiagnosisConfig | None = None) 
         history: All evaluations of the run so far, oldest first.
         config: Thresholds.
 
-    Example:
+    Examples:
         >>> calm = Figures(0, 0.05, 0.05, 4.0, 4.2, 1.0, 0.0, 0.0, 0.02, 0.01)
         >>> diagnose([calm])
         []

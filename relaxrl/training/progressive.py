@@ -30,7 +30,7 @@ def progressive_pace(step: int, ramp: tuple[int, int] = RAMP) -> Pace:
         step: Updates done.
         ramp: First and last update of the rise from `EARLY` to `LATE`, which is linear in both.
 
-    Example:
+    Examples:
         >>> progressive_pace(4_999), progressive_pace(10_000), progressive_pace(15_000)
         (Pace(rate=0.1, clip=0.3), Pace(rate=0.3, clip=0.4), Pace(rate=0.5, clip=0.5))
     """

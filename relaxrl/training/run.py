@@ -84,7 +84,7 @@ def train(config: RunConfiguration | Mapping[str, Any] | str | Path, verbose: bo
         StructureError: A crystal can't be used.
         CalculatorError: The calculator is unknown, fails, or does not know an element.
 
-    Example:
+    Examples:
         ::
 
             result = relaxrl.train({"structures": "metals:train", "run": {"minutes": 5, "dir": "runs/mine"}})

@@ -29,7 +29,7 @@ class BestCheckpoints:
     Args:
         k: How many are kept.
 
-    Example:
+    Examples:
         >>> best = BestCheckpoints(2)
         >>> [best.offer(error, epoch) for epoch, error in enumerate([3.0, 1.0, 2.0, 5.0])]
         [0, 1, 0, None]

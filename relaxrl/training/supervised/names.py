@@ -18,7 +18,7 @@ def one_of(*names: str, aliases: Mapping[str, str] | None = None, optional: bool
         aliases: Other spellings, lower case, and what they mean.
         optional: Whether null (or `none`) is one of the choices.
 
-    Example:
+    Examples:
         >>> from pydantic import TypeAdapter
         >>> from typing import Annotated
         >>> TypeAdapter(Annotated[str, one_of("AdamW", aliases={"adam_w": "AdamW"})]).validate_python("ADAM_W")
