@@ -5,16 +5,20 @@ from __future__ import annotations
 import argparse
 import csv
 import io
+import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaxrl.errors import ConfigError, StructureError
+from relaxrl.errors import CalculatorError, ConfigError, StructureError
 
 if TYPE_CHECKING:
     from relaxrl.optimize import RelaxCell
     from relaxrl.optimize.campaign import Campaign, Relaxed
+    from relaxrl.potentials import CalculatorSpec
+    from relaxrl.structures import Crystal
 
 DESCRIPTION = """\
 Relax all structures of FILE with an agent, and write them, in the same order, with energies and forces where the format
@@ -107,6 +111,8 @@ def run(args: argparse.Namespace) -> int:
     policy = load_policy(agent)
     for crystal in crystals:
         check_size(policy, len(crystal.atoms), crystal.id)
+    if cell is not None:
+        _check_cells(crystals, cell, spec)
     if note := untrained_elements(policy, {symbol for crystal in crystals for symbol in crystal.atoms.symbols}):
         print(f"relaxrl: {note}", file=sys.stderr)
     options = {"logfile": args.log}
@@ -121,6 +127,10 @@ def run(args: argparse.Namespace) -> int:
     n_before = len(structures) - len(campaign.waiting)
     if n_before:
         print(f"{n_before} of {len(structures)} were done before, see {journal}")
+    if args.workers > 1:
+        print(f"relaxing {len(structures) - n_before} structures, {args.workers} side by side", flush=True)
+    # Batch systems end jobs by SIGTERM: what is done is written as after Ctrl-C.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for number, done in enumerate(campaign.run(args.workers, **options), start=n_before + 1):
             print(_line(done, number, len(structures)), flush=True)
@@ -130,11 +140,30 @@ def run(args: argparse.Namespace) -> int:
             f"relaxrl: the structures as far as they came are in {args.out}; the same command goes on", file=sys.stderr
         )
         raise
+    finally:
+        signal.signal(signal.SIGTERM, before)
     _write(args.out, campaign)
     if args.table is not None:
         _write_table(args.table, campaign)
     journal.unlink(missing_ok=True)
     return _conclude(args, campaign)
+
+
+def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorSpec) -> None:
+    """Refuse cells that can't strain, and calculators without stress, before anything is written."""
+    from relaxrl.optimize.cell import check_cell
+
+    for crystal in crystals:
+        try:
+            check_cell(crystal.atoms)
+            cell.directions(crystal.atoms.cell.array, crystal.atoms.pbc)
+        except StructureError as error:
+            raise StructureError(f"{crystal.id}: {error}") from error
+    known = getattr(spec.create(), "implemented_properties", ["stress"])
+    if "stress" not in known:
+        raise CalculatorError(
+            f"--cell: calculator {spec.name} gives no stress; use one that does, or relax at fixed cell"
+        )
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -296,8 +296,9 @@ def read_stress(atoms: Atoms) -> FloatArray:
     try:
         return np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
     except (PropertyNotImplementedError, NotImplementedError) as error:
+        calculator = getattr(atoms.calc, "calculator", atoms.calc)  # what a counter wraps
         raise CalculatorError(
-            f"calculator {type(atoms.calc).__name__} gives no stress, which a relaxation of the cell needs; use one "
+            f"calculator {type(calculator).__name__} gives no stress, which a relaxation of the cell needs; use one "
             "that does, or relax at fixed cell"
         ) from error
 

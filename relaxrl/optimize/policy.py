@@ -12,7 +12,7 @@ from ase import Atoms
 from scipy import sparse
 from torch import Tensor
 
-from relaxrl.errors import StructureError
+from relaxrl.errors import CheckpointError, StructureError
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.optimize.quasi_newton import DENSE_LIMIT
@@ -46,14 +46,17 @@ class CurvaturePolicy(Policy, Protocol):
 def load_policy(agent: Policy | str | Path | None) -> Policy | None:
     """The agent itself, or the one of this name or path; None stays None.
 
-    Names of other libraries' agents begin with `sb3:` or `policy:`; see `relaxrl.integrations.load_foreign`.
+    `none` is no agent, as on the command line. Names of other libraries' agents begin with `sb3:` or `policy:`; see
+    `relaxrl.integrations.load_foreign`.
 
     Raises:
         TypeError: The object has no method `act`.
         ConfigError: An agent of another library can't be imported.
         CheckpointError: There is no such agent, or its files can't be used.
     """
-    if agent is None or (isinstance(agent, Policy) and not isinstance(agent, str | Path)):
+    if agent is None or agent == "none":
+        return None
+    if isinstance(agent, Policy) and not isinstance(agent, str | Path):
         return agent
     if isinstance(agent, str | Path):
         # Networks load torch modules for seconds: only where one is asked for.
@@ -66,6 +69,18 @@ def load_policy(agent: Policy | str | Path | None) -> Policy | None:
         loaded: Policy = load_agent(agent)
         return loaded
     raise TypeError(f"`agent` must be a name, a path, None, or have a method act(graph), got {type(agent).__name__}")
+
+
+def is_agent(path: str | Path) -> bool:
+    """Whether a name or path means an agent."""
+    from relaxrl.agents import find_agent, shipped_agents
+
+    if str(path) in shipped_agents():
+        return True
+    try:
+        return Path(path).is_dir() and bool(find_agent(path))
+    except CheckpointError:
+        return False
 
 
 def feature_names(policy: Policy | None) -> Sequence[str]:
@@ -131,7 +146,8 @@ def untrained_elements(policy: Policy | None, symbols: Iterable[str]) -> str:
         return ""
     return (
         f"the agent was trained on {' '.join(sorted(known))}, not on {' '.join(sorted(unknown))}. Related elements do "
-        "as well mostly; the result is a minimum in any case, but may take more force evaluations than without an agent"
+        "as well mostly; the result is a minimum in any case, but may take more force evaluations than without an "
+        "agent (`agent=None`, `--agent none`)"
     )
 
 

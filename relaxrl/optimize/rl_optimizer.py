@@ -22,6 +22,7 @@ from relaxrl.optimize.policy import (
     UntrainedElementWarning,
     check_size,
     feature_names,
+    is_agent,
     load_policy,
     observe,
     untrained_elements,
@@ -76,6 +77,7 @@ class RLOptimizer(Optimizer):
 
     Raises:
         StructureError: There are no atoms, or more than the agent has room for.
+        TypeError: An argument of another kind, or one that only other optimizers have.
         CalculatorError: From `run`: no calculator, or it failed where no smaller step helps, or its forces don't
             belong to its energies. Atoms then stand at the last good geometry.
         CheckpointError: The restart file is damaged or belongs to other atoms; or there is no such agent.
@@ -109,8 +111,8 @@ class RLOptimizer(Optimizer):
         self.maxstep = float(self.defaults["maxstep"] if maxstep is None else maxstep)
         if not self.maxstep > 0:
             raise ValueError(f"`maxstep` must be positive, got {maxstep} Å")
-        if len(atoms) == 0:
-            raise StructureError("can't relax a structure without atoms")
+        _check_structure(atoms)
+        _check_arguments(restart, cell, kwargs)
         self._cell = RelaxCell() if cell is True else cell or None
         if self._cell is not None and not isinstance(atoms, Atoms):
             raise ConfigError(
@@ -331,7 +333,7 @@ class RLOptimizer(Optimizer):
         if point is None:
             self.force_evaluations += 1
             raise CalculatorError(
-                f"no energy and forces at the first geometry: {self._surface.failure}"
+                f"the first geometry can't be evaluated: {self._surface.failure}"
             ) from self._surface.failure
         known = self._here
         # A calculator that was exchanged gives another energy at the same place.
@@ -363,6 +365,27 @@ class RLOptimizer(Optimizer):
     def _accept(self, start: Point, trial: Point) -> None:
         self._previous, self._here = start, trial
         self._safeguard.accept(trial)
+
+
+def _check_structure(atoms: Any) -> None:
+    if not hasattr(atoms, "__ase_optimizable__"):
+        raise TypeError(f"`atoms` must be Atoms or an ASE filter of them, got {type(atoms).__name__}")
+    if len(atoms) == 0:
+        raise StructureError("can't relax a structure without atoms")
+    structure = atoms if isinstance(atoms, Atoms) else getattr(atoms, "atoms", None)
+    if isinstance(structure, Atoms) and not np.isfinite(structure.positions).all():
+        bad = int(np.flatnonzero(~np.isfinite(structure.positions).all(axis=1))[0])
+        raise StructureError(f"expected finite positions, got {structure.positions[bad]} for atom {bad}")
+
+
+def _check_arguments(restart: str | Path | None, cell: Any, others: dict[str, Any]) -> None:
+    """Mistakes of those who come from other optimizers."""
+    if not isinstance(cell, RelaxCell | bool):
+        raise TypeError(f"`cell` must be True, False or a RelaxCell, got {cell!r}")
+    if "alpha" in others:
+        raise TypeError("RLOptimizer has no `alpha`: the agent knows how stiff a structure is; leave it out")
+    if restart is not None and is_agent(restart):
+        raise ConfigError(f"`restart` is a file of the optimizer's own, got the agent {str(restart)!r}: say agent=...")
 
 
 def _point(state: StateDict) -> Point:

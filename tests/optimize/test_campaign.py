@@ -15,10 +15,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase import Atoms
-from ase.build import bulk
+from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.db import connect
-from ase.io import write
+from ase.io import read, write
 
 from relaxrl.cli.main import main
 from relaxrl.errors import CheckpointError
@@ -160,6 +160,88 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     table = (tmp_path / "t.csv").read_text().splitlines()
     assert table[0].startswith("structure,formula,natoms,converged,reason,force_evaluations")
     assert len(table) == 5
+
+
+def test_workers_go_with_who_sent_them(tmp_path: Path) -> None:
+    (tmp_path / "sleepy.py").write_text(
+        "import os, time\n"
+        "from ase.calculators.emt import EMT\n"
+        "class Sleepy(EMT):\n"
+        "    def calculate(self, *args, **kwargs):\n"
+        "        open(f'worker-{os.getpid()}', 'w').close()\n"
+        "        time.sleep(60)\n"
+    )
+    write(tmp_path / "in.traj", [atoms for _, atoms in cells(2)])
+    words = [
+        "relax",
+        "in.traj",
+        "--agent",
+        "none",
+        "--calculator",
+        "sleepy:Sleepy",
+        "--workers",
+        "2",
+        "--out",
+        "o.traj",
+    ]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "relaxrl.cli.main", *words]
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and len(list(tmp_path.glob("worker-*"))) < 2:
+        time.sleep(0.05)
+    workers = [int(path.name.removeprefix("worker-")) for path in tmp_path.glob("worker-*")]
+    assert len(workers) == 2
+    process.kill()
+    process.wait()
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline and any(_alive(worker) for worker in workers):
+        time.sleep(0.05)
+    assert not any(_alive(worker) for worker in workers)
+
+
+def _alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def test_the_end_of_a_batch_job_keeps_what_there_is(tmp_path: Path) -> None:
+    (tmp_path / "ending.py").write_text(
+        "import os, signal\n"
+        "from ase.calculators.emt import EMT\n"
+        "class Ending(EMT):\n"
+        "    calls = 0\n"
+        "    def calculate(self, *args, **kwargs):\n"
+        "        super().calculate(*args, **kwargs)\n"
+        "        Ending.calls += 1\n"
+        "        if Ending.calls == 30:\n"
+        "            os.kill(os.getpid(), signal.SIGTERM)\n"
+    )
+    write(tmp_path / "in.traj", [atoms for _, atoms in cells(8)])
+    words = ["relax", "in.traj", "--agent", "none", "--calculator", "ending:Ending", "--out", "out.traj"]
+    environment = {**os.environ, "PYTHONPATH": f"{tmp_path}:{os.environ.get('PYTHONPATH', '')}"}
+    command = [sys.executable, "-m", "relaxrl.cli.main", *words]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 130
+    assert "the same command goes on" in done.stderr
+    assert len(read(tmp_path / "out.traj", ":")) == 8
+    assert (tmp_path / "out.traj.journal").exists()
+
+
+@pytest.mark.parametrize("what", ["molecule", "no stress"])
+def test_what_can_have_no_cell_is_refused_before_anything_is_written(
+    tmp_path: Path, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    atoms = molecule("H2O") if what == "molecule" else cells(1)[0][1]
+    write(tmp_path / "in.traj", atoms)
+    calculator = "emt" if what == "molecule" else "ase.calculators.harmonic:HarmonicCalculator,harmonicforcefield=None"
+    words = ["--calculator", calculator, "--cell", "--agent", "none", "--out", str(tmp_path / "out.traj")]
+    assert main(["relax", str(tmp_path / "in.traj"), *words]) == 2
+    assert not (tmp_path / "out.traj").exists()
+    assert ("three independent vectors" if what == "molecule" else "gives no stress") in capsys.readouterr().err
 
 
 def test_failures_are_listed_with_their_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

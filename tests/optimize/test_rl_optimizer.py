@@ -13,7 +13,7 @@ from ase.io import read
 from ase.optimize import BFGS
 from ase.optimize.optimize import Optimizer
 
-from relaxrl.errors import CalculatorError, CheckpointError, StructureError
+from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
 from relaxrl.optimize import RLOptimizer, SafeguardConfig
 
 SAME_MINIMUM = 1e-4  # eV; two relaxations to 0.01 eV/Å of one small cell
@@ -408,3 +408,30 @@ def test_wrong_agents_are_refused():
     wrong = Acting(lambda graph: graph.forces[:1])
     with pytest.raises(ValueError, match="shape"):
         RLOptimizer(alloy(), agent=wrong, logfile=None).run()
+
+
+def test_an_agent_in_the_place_of_the_restart_file_is_a_mistake(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="say agent="):
+        RLOptimizer(bulk("Cu"), "metals")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("atoms", "arguments", "message"),
+    [
+        ([bulk("Cu")], {}, "`atoms` must be Atoms or an ASE filter of them, got list"),
+        (bulk("Cu"), {"cell": "yes"}, "`cell` must be True, False or a RelaxCell, got 'yes'"),
+        (bulk("Cu"), {"alpha": 70.0}, "has no `alpha`"),
+    ],
+)
+def test_arguments_of_another_kind(atoms, arguments, message):
+    with pytest.raises(TypeError, match=message):
+        RLOptimizer(atoms, agent=None, **arguments)
+
+
+def test_atoms_that_are_nowhere():
+    atoms = bulk("Cu", cubic=True)
+    atoms.positions[2, 1] = np.nan
+    with pytest.raises(StructureError, match="for atom 2"):
+        RLOptimizer(atoms, agent="none")
