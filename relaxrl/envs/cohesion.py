@@ -56,11 +56,11 @@ class Bonds:
         """
         (i, j), shift = pairs_within(graph.to("cpu"), reach, each_once=True)
         real = i != j  # an atom's own images don't hold it
-        centre, neighbour, cell = i[real].numpy(), j[real].numpy(), graph.cell[0].numpy(force=True)
+        centre, neighbour, cell = i[real].numpy(), j[real].numpy(), graph.cell[0].detach().cpu().numpy()
         translation = shift[real].numpy().astype(np.float64) @ cell
-        radii = _RADII[graph.atomic_numbers.numpy(force=True)]
+        radii = _RADII[graph.atomic_numbers.detach().cpu().numpy()]
         sums = radii[centre] + radii[neighbour]
-        lengths = _distances(graph.positions.numpy(force=True), centre, neighbour, translation) / sums
+        lengths = _distances(graph.positions.detach().cpu().numpy(), centre, neighbour, translation) / sums
         n = graph.n_atoms
         order = np.argsort(lengths, kind="stable")
         pairs, first = np.unique(centre[order] * n + neighbour[order], return_index=True)
@@ -120,7 +120,7 @@ class Cohesion:
         if not bool(far.any()):
             return None
         doubtful = torch.unique(graph.graph_index[far]).tolist()
-        positions, ptr = graph.positions.numpy(force=True), graph.ptr.tolist()
+        positions, ptr = graph.positions.detach().cpu().numpy(), graph.ptr.tolist()
         broken = [
             slot
             for slot in doubtful
@@ -166,7 +166,7 @@ def came_apart(start: AtomGraph, end: AtomGraph) -> Tensor:
 
 def _largest(structure: AtomGraph) -> float:
     """Largest sum of two covalent radii, Å."""
-    return 2.0 * float(_RADII[structure.atomic_numbers.numpy(force=True)].max())
+    return 2.0 * float(_RADII[structure.atomic_numbers.detach().cpu().numpy()].max())
 
 
 def _distances(positions: FloatArray, centre: IntArray, neighbour: IntArray, translation: FloatArray) -> FloatArray:

@@ -82,7 +82,7 @@ def _picture(graph: AtomGraph, start: AtomGraph, title: str, fmax: float) -> NDA
     axes = figure.add_subplot()
     edges = _cell_edges(_array(graph.cell[0]))
     seen = np.concatenate([_seen(_array(graph.positions)), _seen(_array(start.positions)), *_seen(edges)])
-    points, numbers = _seen(_array(graph.positions)), graph.atomic_numbers.numpy(force=True)
+    points, numbers = _seen(_array(graph.positions)), graph.atomic_numbers.detach().cpu().numpy()
     axes.add_collection(LineCollection([edge[:, :2] for edge in _seen(edges)], colors="0.6", linewidths=1.0))
     order = np.argsort(points[:, 2])  # the nearest are drawn last
     discs = [Circle((points[k, 0], points[k, 1]), _ATOM * covalent_radii[numbers[k]]) for k in order]
@@ -147,5 +147,5 @@ def _forces(graph: AtomGraph) -> FloatArray:
 
 
 def _array(values: Any) -> FloatArray:
-    array: FloatArray = values.numpy(force=True).astype(np.float64)
+    array: FloatArray = values.detach().cpu().numpy().astype(np.float64)
     return array

@@ -93,7 +93,7 @@ def receptive_field_report(
             n_atoms=part.n_atoms,
             layers=layers,
             cutoff=cutoff,
-            heights=_heights(part.cell[0].numpy(force=True)),
+            heights=_heights(part.cell[0].detach().cpu().numpy()),
             hops=_hops(with_edges(part, cutoff, max_neighbors)),
         )
         if field.warning is not None:
@@ -126,7 +126,7 @@ def _heights(cell: np.ndarray) -> tuple[float, float, float]:
 def _hops(graph: AtomGraph) -> float:
     """Largest number of edges between any two atoms."""
     assert graph.edge_index is not None  # with_edges made them
-    centre, neighbour = graph.edge_index.numpy(force=True)
+    centre, neighbour = graph.edge_index.detach().cpu().numpy()
     n = graph.n_atoms
     adjacency = coo_array((np.ones(len(centre)), (centre, neighbour)), shape=(n, n)).tocsr()
     sources = np.unique(np.linspace(0, n - 1, min(n, MOST_SOURCES)).astype(int))
