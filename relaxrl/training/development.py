@@ -148,8 +148,10 @@ class DevelopmentSet:
             fmax_after[len(rewards)] = _geometric_mean(max_force(graph) / start_fmax)
         converged = result.terminated.cpu()
         evaluations = self.env.evaluations.cpu()
-        at_limit = torch.where(converged, evaluations, self.config.max_steps + 1)
         reference = torch.tensor(bfgs, dtype=torch.float64)
+        # A run that was cut short must not look better than one that BFGS has finished.
+        cut_short = reference.clamp(min=self.config.max_steps + 1)
+        at_limit = torch.where(converged, evaluations.double(), cut_short)
         ratios = torch.log(at_limit / reference)
         actual, proposed = torch.cat(moved, dim=1)
         a_back = torch.cat(taken_back)

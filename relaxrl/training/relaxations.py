@@ -29,7 +29,7 @@ def judge_as_optimizer(
         starts: Crystals of kind `start`.
         potential: Energies and forces.
         fmax: eV/Å, of convergence.
-        max_steps: Longest relaxation; those that fail count as this many steps.
+        max_steps: Longest relaxation; those that fail count as this many steps, or as many as BFGS took if more.
         bfgs: Evaluations of BFGS from each start.
 
     Returns:
@@ -37,7 +37,7 @@ def judge_as_optimizer(
         `eval/handed_over`, the share of relaxations that the agent did not end by itself.
     """
     counts, converged, handed_over = [], [], []
-    for start in starts:
+    for start, reference in zip(starts, bfgs, strict=True):
         counter = EvaluationCounter()
         atoms = start.atoms.copy()
         atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
@@ -48,7 +48,8 @@ def judge_as_optimizer(
             done = False
         converged.append(done)
         handed_over.append(not optimizer.agent_in_charge)
-        counts.append(counter.count if done else max(counter.count, max_steps))
+        # A run that was cut short must not look better than one that BFGS has finished.
+        counts.append(counter.count if done else max(counter.count, max_steps, reference))
     ratios = np.log(np.asarray(counts) / np.asarray(bfgs))
     return {
         "eval/ratio_to_bfgs": math.exp(float(ratios.mean())),

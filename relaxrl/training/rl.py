@@ -189,6 +189,8 @@ class Trainer:
         while self.t_total < config.expert_steps and not interrupt.requested:
             self._collect(expert_only=True)
         updates = config.cloning_updates if len(self.replay.expert) else 0
+        if self.config.run.updates is not None:
+            updates = min(updates, self.config.run.updates)
         while self.learner.updates < updates and not interrupt.requested:
             self._update(cloning_only=True)
             self.progress.update(self._fraction(), self.t_total, f"imitation {self.learner.updates}/{updates}")
