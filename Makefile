@@ -35,10 +35,12 @@ nightly: $(STAMP) ## the slow learning tests too
 
 libraries: ## train with the libraries that need environments of their own, and compare with steepest descent
 	$(PYTHON) -m venv .venv-libraries
+	.venv-libraries/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-libraries/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]' \
 		torchrl==0.14.1 tensordict==0.14.3 skrl==2.1.1
 	.venv-libraries/bin/python -m pytest tests/integrations/test_library_examples.py -m slow -k 'torchrl or skrl or cleanrl'
 	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/python -m pip install --quiet --constraint constraints.txt torch
 	.venv-ray/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	.venv-ray/bin/python -m pip install --quiet 'ray[rllib]==2.60.0' # brings gymnasium 1.2.2
 	.venv-ray/bin/python -m pytest tests/integrations/test_library_examples.py -m slow -k rllib
