@@ -7,7 +7,7 @@ import inspect
 import sys
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
 from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
+from relaxrl.potentials.lammps_files import read_lammps_file
 from relaxrl.potentials.lennard_jones import LennardJones
+from relaxrl.potentials.machine_learned import MPTRJ_ELEMENTS, sevennet_elements
 from relaxrl.potentials.morse import Morse
 from relaxrl.potentials.parameter_files import find_parameter_file
 from relaxrl.potentials.pmmcs import PMMCS
@@ -40,22 +42,33 @@ class _Named:
 
     Attributes:
         arguments: Keyword arguments it takes.
-        torch: The potential written in torch.
+        torch: The potential written in torch; None where there is none.
         torch_arguments: Those of the arguments that `torch` takes.
         ase: Import path of its ASE calculator; None where the torch potential serves as one.
         needs_file: Whether the name goes with a file, as `NAME:FILE`.
+        elements: Atomic numbers it knows, from file and arguments, where there is no torch potential to ask.
     """
 
     arguments: tuple[str, ...]
-    torch: Callable[..., TorchPotential]
-    torch_arguments: tuple[str, ...]
+    torch: Callable[..., TorchPotential] | None = None
+    torch_arguments: tuple[str, ...] = ()
     ase: str | None = None
     needs_file: bool = False
+    elements: Callable[..., frozenset[int] | None] | None = None
+
+
+def _chgnet_elements(**_: Any) -> frozenset[int]:
+    return MPTRJ_ELEMENTS
+
+
+def _lammps_elements(file: str, **arguments: Any) -> frozenset[int]:
+    return read_lammps_file(file, **arguments).elements
 
 
 _LJ = ("sigma", "epsilon", "rc", "ro", "smooth")
 _MORSE = ("epsilon", "rho0", "r0", "rcut1", "rcut2")
 _EAM = ("form", "interpolation")
+_MODEL = ("model", "device")
 _PMMCS = ("cutoff", "coulomb_cutoff", "damping", "iron")
 _NAMED = {
     "emt": _Named(("asap_cutoff",), EMT, (), ase="ase.calculators.emt:EMT"),
@@ -65,6 +78,14 @@ _NAMED = {
     "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
     "sw": _Named(("elements",), StillingerWeber, ("elements",), needs_file=True),
     "tersoff": _Named(("elements",), Tersoff, ("elements",), needs_file=True),
+    "chgnet": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:chgnet", elements=_chgnet_elements),
+    "sevenn": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:sevennet", elements=sevennet_elements),
+    "lammps": _Named(
+        ("style", "elements", "library"),
+        ase="relaxrl.potentials.lammps_calculator:LammpsCalculator",
+        needs_file=True,
+        elements=_lammps_elements,
+    ),
 }
 
 
@@ -150,8 +171,16 @@ class CalculatorSpec:
         """
         if self.target == "emt":  # with any argument
             return EMT().elements
+        if self._named is not None and self._named.elements is not None:
+            return self._named.elements(*self._file, **self.arguments)
         torch_potential = self._torch_potential()
         return None if torch_potential is None else torch_potential.elements
+
+    @property
+    def _file(self) -> list[str]:
+        """What follows a name that goes with a file."""
+        needed = isinstance(self.target, str) and self._named is not None and self._named.needs_file
+        return [str(self.target).partition(":")[2]] if needed else []
 
     @property
     def _named(self) -> _Named | None:
@@ -161,7 +190,9 @@ class CalculatorSpec:
         if not isinstance(self.target, str):
             return self.target
         if self._named is not None:
-            return self._torch_calculator if self._named.ase is None else _imported(self._named.ase)
+            return (
+                self._torch_calculator if self._named.ase is None else partial(_imported(self._named.ase), *self._file)
+            )
         if ":" in self.target:
             return _imported(self.target)
         try:
@@ -178,9 +209,9 @@ class CalculatorSpec:
         if named is None and self._makes_torch_calculators():
             potential = self.create().potential
             return potential if isinstance(potential, TorchPotential) else None
-        if named is None or not isinstance(self.target, str) or not set(self.arguments) <= set(named.torch_arguments):
+        if named is None or named.torch is None or not set(self.arguments) <= set(named.torch_arguments):
             return None
-        file = [find_parameter_file(self.target.partition(":")[2])] if named.needs_file else []
+        file = [find_parameter_file(file) for file in self._file]
         try:
             return named.torch(*file, **self.arguments)
         except (TypeError, ValueError) as error:
@@ -199,8 +230,8 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
 
     Args:
         text: `NAME`, `NAME:FILE` or `package.module:Class`, and then arguments: `lj,sigma=3.4,epsilon=0.01`. Values are
-            Python literals; what is none is text. Names are those of this package, which come with a potential in
-            torch, and those of ASE. A class or function that makes calculators is taken as it is.
+            Python literals; what is none is text. Names are those of this package, most of which come with a potential
+            in torch, and those of ASE. A class or function that makes calculators is taken as it is.
         **arguments: More keyword arguments of the calculator; they override those in `text`.
 
     Raises:
@@ -230,9 +261,14 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
     return spec
 
 
-def calculator_names() -> list[str]:
-    """The names that come with a potential written in torch, as the user would write them."""
-    return sorted(f"{name}:FILE" if named.needs_file else name for name, named in _NAMED.items())
+def calculator_names(torch_only: bool = False) -> list[str]:
+    """The names of this package, as the user would write them.
+
+    Args:
+        torch_only: Only those that come with a potential written in torch.
+    """
+    named = {name: one for name, one in _NAMED.items() if one.torch is not None or not torch_only}
+    return sorted(f"{name}:FILE" if one.needs_file else name for name, one in named.items())
 
 
 def _check_name(name: str) -> None:

@@ -210,7 +210,8 @@ def _differentiable(potential: object, calculator: str) -> TorchPotential:
         return potential
     raise ConfigError(
         f"method: `constraints` needs forces that can be differentiated, from a potential written in torch "
-        f"({', '.join(calculator_names())}), got calculator `{calculator}`; use `method=cloning` with any other"
+        f"({', '.join(calculator_names(torch_only=True))}), got calculator `{calculator}`; use `method=cloning` with "
+        "any other"
     )
 
 

@@ -61,10 +61,13 @@ def test_specs_travel_and_may_be_extended() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of eam:FILE, emt, "),
+        ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of chgnet, eam:FILE, emt, "),
         ("lj,sgima=3", r"`lj` has no argument 'sgima' \(did you mean 'sigma'\?\); it takes sigma, epsilon"),
         ("EMTT", r"unknown calculator 'EMTT' \(did you mean 'emt'\?\)"),
-        ("chgnet", r"unknown calculator 'chgnet'; expected"),
+        ("chgnett", r"unknown calculator 'chgnett' \(did you mean 'chgnet'\?\)"),
+        ("chgnet,modle=0.3.0", r"`chgnet` has no argument 'modle' \(did you mean 'model'\?\); it takes model, device"),
+        ("chgnet:file", "`chgnet` takes no file, got 'file'"),
+        ("lammps", "`lammps` needs a file with its parameters: lammps:FILE"),
         ("mace", r"unknown calculator 'mace'; expected"),  # not ASE's `ace`, which is something else
         ("ase.calculators.emt", "unknown calculator .* an import path such as ase.calculators.emt:EMT"),
     ],
