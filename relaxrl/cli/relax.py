@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
         "--calculator",
         required=True,
         metavar="NAME",
-        help="emt, lj, eam:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5",
+        help="emt, lj, eam:FILE, chgnet, lammps:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="file for the relaxed structures")
     parser.add_argument("--fmax", type=float, default=0.01, help="converged below this force, eV/Å (default: 0.01)")

@@ -75,6 +75,11 @@ class LammpsCalculator(Calculator):
         box = self._box_of(self.atoms)
         symbols = self.atoms.get_chemical_symbols()
         result = self._engine_for(symbols).run(box.cell, box.place(self.atoms.positions), symbols)
+        if not (np.isfinite(result.energy) and np.isfinite(result.forces).all()):
+            raise CalculatorError(
+                f"{self._get_name()} failed for {self.atoms.symbols}: energy or forces are not finite; do atoms "
+                "coincide?"
+            )
         rotation = box.rotation
         self.results = {
             "energy": result.energy,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import importlib
 import importlib.metadata
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from functools import cache
@@ -177,5 +178,6 @@ def _mpi_libraries() -> Iterator[Path]:
 
 
 def _message(error: Exception) -> str:
-    """The first line of what LAMMPS said, without the place in its source."""
-    return str(error).split(" (src/")[0].removeprefix("ERROR: ").strip()
+    """What LAMMPS said, without the place in its source and the link to its manual."""
+    first = str(error).split(" (src/")[0].splitlines()[:1]
+    return re.sub(r"^ERROR(?: on proc \d+)?: ", "", "".join(first)).strip()

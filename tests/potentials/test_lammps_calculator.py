@@ -211,6 +211,10 @@ def test_faults_are_told_and_the_next_structure_is_fine() -> None:
         calculator.get_potential_energy(Atoms("Si", positions=[[np.nan] * 3], cell=[5] * 3, pbc=True))
     with pytest.raises(CalculatorError, match=r"is flat: it is 0\.1 Å high"):
         calculator.get_potential_energy(Atoms("Si", cell=[5, 5, 0.1], pbc=True))
+    with pytest.raises(CalculatorError, match="failed for Si2: energy or forces are not finite; do atoms coincide"):
+        calculator.get_potential_energy(Atoms("Si2", positions=np.zeros((2, 3)), cell=[5] * 3, pbc=True))
+    with pytest.raises(CalculatorError, match=r"^LAMMPS failed: Too many neighbor bins$"):
+        calculator.get_potential_energy(Atoms("Si", cell=[1e4] * 3, pbc=True))
     atoms.calc = LammpsCalculator(shipped("SiCGe.tersoff"))
     with pytest.raises(CalculatorError, match=r"LAMMPS refuses the potential: .*missing an entry"):
         atoms.calc.get_potential_energy(crystal(["C", "Ge"], 4.9))
