@@ -151,7 +151,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorSpec) -> None:
     """Refuse cells that can't strain, and calculators without stress, before anything is written."""
-    from relaxrl.optimize.cell import check_cell
+    from relaxrl.cell import check_cell
 
     for crystal in crystals:
         try:

@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from ase import Atoms
 
+from relaxrl.cell import check_cell
 from relaxrl.device import torch_device
 from relaxrl.errors import ConfigError, RelaxRLError, StructureError
 from relaxrl.evaluation.methods import AGENT_PREFIX, FIXED_CELL, ORACLE, STANDARD, check_methods
@@ -26,7 +27,6 @@ from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.evaluation.together import run_together
 from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
-from relaxrl.optimize.cell import check_cell
 from relaxrl.optimize.policy import check_size, load_policy
 from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
 from relaxrl.provenance import versions

@@ -12,9 +12,10 @@ from ase.filters import StrainFilter
 from ase.utils.abc import Optimizable
 from scipy import sparse
 
+from relaxrl.cell import check_cell
 from relaxrl.errors import CalculatorError
 from relaxrl.io import graph_from_atoms
-from relaxrl.optimize.cell import FilterCell, RelaxCell, check_cell
+from relaxrl.optimize.cell import FilterCell, RelaxCell
 from relaxrl.optimize.chart import Chart, Geometry
 from relaxrl.optimize.curvature import pair_hessian_with_strain
 from relaxrl.optimize.policy import Policy, predicted_hessian

@@ -7,9 +7,10 @@ from ase.constraints import FixAtoms
 from ase.filters import FrechetCellFilter, StrainFilter, UnitCellFilter
 from scipy import sparse
 
+from relaxrl.cell import check_cell
 from relaxrl.errors import StructureError
 from relaxrl.optimize import RelaxCell
-from relaxrl.optimize.cell import FilterCell, check_cell
+from relaxrl.optimize.cell import FilterCell
 from relaxrl.optimize.cell_surface import make_surface
 from relaxrl.optimize.chart import Chart, Geometry
 from relaxrl.optimize.curvature import pair_hessian_with_strain
