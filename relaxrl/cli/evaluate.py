@@ -76,7 +76,8 @@ def add_parser(subparsers: Any) -> None:
         "--calculator",
         required=True,
         metavar="NAME",
-        help="emt, lj, eam:FILE, chgnet, lammps:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5",
+        help="emt, lj, eam:FILE, chgnet, lammps:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5; "
+        "`stored` for the one that each structure of a set names",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="folder for results; replaced if there")
     parser.add_argument(

@@ -66,7 +66,8 @@ def add_parser(subparsers: Any) -> None:
         "--calculator",
         required=True,
         metavar="NAME",
-        help="emt, lj, eam:FILE, chgnet, lammps:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5",
+        help="emt, lj, eam:FILE, chgnet, lammps:FILE, ... or package.module:Class, with arguments as in lj,sigma=2.5; "
+        "`stored` for the one that each structure of a set names",
     )
     parser.add_argument("--out", required=True, type=Path, metavar="OUT", help="file for the relaxed structures")
     parser.add_argument("--fmax", type=float, default=0.01, help="converged below this force, eV/Å (default: 0.01)")
@@ -159,11 +160,13 @@ def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorS
             cell.directions(crystal.atoms.cell.array, crystal.atoms.pbc)
         except StructureError as error:
             raise StructureError(f"{crystal.id}: {error}") from error
-    known = getattr(spec.create(), "implemented_properties", ["stress"])
-    if "stress" not in known:
-        raise CalculatorError(
-            f"--cell: calculator {spec.name} gives no stress; use one that does, or relax at fixed cell"
-        )
+    own = [spec.of(crystal.atoms, crystal.id) for crystal in crystals]
+    for one in {one.text: one for one in own}.values():
+        known = getattr(one.create(), "implemented_properties", ["stress"])
+        if "stress" not in known:
+            raise CalculatorError(
+                f"--cell: calculator {one.name} gives no stress; use one that does, or relax at fixed cell"
+            )
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from ase.calculators.calculator import Calculator
     from rich.progress import Progress, TaskID
 
     from relaxrl.structures import Crystal
     from relaxrl.structures.describe import Description
+    from relaxrl.structures.minima import HessianFunction
 
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
@@ -261,21 +263,25 @@ def run_inspect(args: argparse.Namespace) -> int:
     from relaxrl.errors import StructureError
     from relaxrl.potentials import parse_calculator
     from relaxrl.structures.describe import describe
-    from relaxrl.structures.minima import hessian_function
+    from relaxrl.structures.minima import surface
 
     if args.hessian and not args.calculator:
         raise StructureError("--hessian needs forces: name a --calculator as well")
     crystals = _read(args)
-    calculator = hessian = None
+    surfaces: dict[str, tuple[Calculator, HessianFunction | None]] = {}
     if args.calculator:
         spec = parse_calculator(args.calculator)
         for crystal in crystals:
             spec.check(crystal.atoms, crystal.id)
-        calculator = spec.create()
-        hessian = hessian_function(calculator, spec.potential()) if args.hessian else None
+            name = spec.of(crystal.atoms, crystal.id).text
+            if name not in surfaces:
+                calculator, hessian = surface(name)
+                surfaces[name] = calculator, hessian if args.hessian else None
+    descriptions = []
     with _progress() as progress:
-        tracked = progress.track(crystals, description="structures")
-        descriptions = [describe(crystal, calculator, hessian) for crystal in tracked]
+        for crystal in progress.track(crystals, description="structures"):
+            own = surfaces[spec.of(crystal.atoms, crystal.id).text] if args.calculator else (None, None)
+            descriptions.append(describe(crystal, *own))
     _print_table(descriptions[: args.rows])
     if len(descriptions) > args.rows:
         print(f"... and {len(descriptions) - args.rows} more (--rows shows more of them)")

@@ -28,7 +28,8 @@ from relaxrl.evaluation.together import run_together
 from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
 from relaxrl.optimize.policy import check_size, load_policy
-from relaxrl.potentials import CalculatorSpec, TorchPotential, parse_calculator
+from relaxrl.potentials import CalculatorSpec, parse_calculator
+from relaxrl.potentials.mixed import torch_equal
 from relaxrl.provenance import versions
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal, perturb, read_structures
@@ -117,7 +118,8 @@ def evaluate(
         agent: Name or path of an agent, an object with `act(graph)`, several of them, or None (or "none") for classical
             methods alone.
         structures: Files, folders, names of shipped sets, or `Atoms` (called `atoms#0`, `atoms#1`, ...).
-        calculator: Name such as `emt`, import path, or a function that makes calculators.
+        calculator: Name such as `emt`, import path, or a function that makes calculators; `stored` for the one that
+            each structure names.
         methods: Names from `relaxrl.evaluation.method_names()`.
         fmax: eV/Å; all forces below it is converged.
         also: eV/Å, above fmax; forces at which tables compare as well, read off the same runs. None for 0.05.
@@ -173,11 +175,8 @@ def evaluate(
     if cell:
         names = _for_cells(names, methods)
     spec = parse_calculator(calculator)
-    spec.create()  # tells at once what is wrong with it
-    if ORACLE in names:
-        newton_oracle(spec)  # likewise
-    if together > 1 and not isinstance(spec.potential(), TorchPotential):
-        raise ConfigError(f"together={together} needs a torch potential, and the calculator {spec.name} has none")
+    if not spec.is_stored:
+        _try_out(spec, names, together)
     place = torch_device(device, "device")
     if workers > 1 and place.type != "cpu":
         raise ConfigError(f"expected device=cpu with workers={workers}, got {device}; use `together` instead")
@@ -186,6 +185,10 @@ def evaluate(
     if cell:
         for start in starts:
             check_cell(start.atoms)
+    if spec.is_stored:
+        own = [spec.of(start.atoms, start.structure) for start in starts]
+        for one in {one.text: one for one in own}.values():
+            _try_out(one, names, together)
     for start in starts:
         spec.check(start.atoms, start.structure)
         for item in agents.values():
@@ -207,6 +210,20 @@ def evaluate(
     ordered = [outcomes[start.structure, method] for start, method in jobs]
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Comparison(ordered, spec.name, limits, rattle, seed, versions=versions(), created=created, strain=strain)
+
+
+def _try_out(spec: CalculatorSpec, methods: Sequence[str], together: int) -> None:
+    """Tells at once what is wrong with a calculator.
+
+    Raises:
+        CalculatorError: It can't be made.
+        ConfigError: It has no torch potential, and is asked for what needs one.
+    """
+    spec.create()
+    if ORACLE in methods:
+        newton_oracle(spec)
+    if together > 1 and torch_equal(spec) is None:
+        raise ConfigError(f"together={together} needs a torch potential, and the calculator {spec.name} has none")
 
 
 class _FilmLibrary:

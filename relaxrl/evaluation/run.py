@@ -145,12 +145,13 @@ def run_method(
     Args:
         start: The structure.
         method: A name of `methods.method_names()` or `agent:NAME`.
-        calculator: Made anew for this run.
+        calculator: Made anew for this run; `stored` for the structure's own.
         limits: When to stop.
         agents: Loaded agents by NAME.
     """
     with quiet():
-        return run_with(start, method, calculator.create(), limits, agents or {}, calculator)
+        own = calculator.of(start.atoms, start.structure)
+        return run_with(start, method, own.create(), limits, agents or {}, own)
 
 
 @contextmanager

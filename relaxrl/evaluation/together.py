@@ -20,7 +20,14 @@ from relaxrl.evaluation.methods import AGENT_PREFIX
 from relaxrl.evaluation.run import Limits, RunRecord, Start, quiet, run_with
 from relaxrl.graph import AtomGraph
 from relaxrl.optimize import Policy
-from relaxrl.potentials import CalculatorSpec, Evaluation, Potential, TorchCalculator
+from relaxrl.potentials import (
+    CalculatorSpec,
+    Evaluation,
+    MixedPotential,
+    Potential,
+    PotentialSource,
+    TorchCalculator,
+)
 
 _Result = TypeVar("_Result")
 
@@ -51,14 +58,16 @@ def run_together(
     def job(start: Start) -> Callable[[Potential, Policy | None], RunRecord]:
         def run(potential: Potential, policy: Policy | None) -> RunRecord:
             shared = {} if name is None or policy is None else {name: policy}
-            return run_with(start, method, TorchCalculator(potential), limits, shared, calculator)
+            own = calculator.of(start.atoms, start.structure)
+            return run_with(start, method, TorchCalculator(potential), limits, shared, own)
 
         return run
 
     began = time.perf_counter()
     with quiet():
         agent = None if name is None else agents[name]
-        records = together([job(start) for start in starts], calculator.potential(), agent, device)
+        potential = PotentialSource(calculator).together([start.atoms for start in starts])
+        records = together([job(start) for start in starts], potential, agent, device)
     seconds = (time.perf_counter() - began) / len(starts)
     return [replace(record, seconds=seconds) for record in records]
 
@@ -189,7 +198,10 @@ class _Meeting:
 
     def _evaluate(self, requests: Sequence[_Request]) -> list[Evaluation]:
         graph, stress = _batch(requests), any(request.stress for request in requests)
-        whole, sizes = self.potential.evaluate(graph.to(self.device), stress), graph.atoms_per_graph.tolist()
+        potential = self.potential
+        if isinstance(potential, MixedPotential):
+            potential = potential.select([request.place for request in requests])
+        whole, sizes = potential.evaluate(graph.to(self.device), stress), graph.atoms_per_graph.tolist()
         stresses: Sequence[Tensor | None] = [None] * len(requests)
         if whole.stress is not None:
             stresses = torch.split(whole.stress.cpu(), 1)

@@ -39,7 +39,7 @@ class Conditions:
 
     Attributes:
         agent: Name or path of an agent, or None for the quasi-Newton method alone.
-        calculator: Made anew for each structure, in the process that relaxes it.
+        calculator: Made anew for each structure, in the process that relaxes it; `stored` for each structure's own.
         fmax: eV/Å; converged below it.
         steps: Limit of each relaxation.
         cell: What of the cells relaxes; None for nothing.
@@ -100,7 +100,7 @@ def relax_one(
     began = time.perf_counter()
     if policy is None and conditions.agent is not None:
         policy = _loaded(conditions.agent)
-    atoms.calc = CountedCalculator(conditions.calculator.create(), structure=name)
+    atoms.calc = CountedCalculator(conditions.calculator.of(atoms, name).create(), structure=name)
     converged, reason, note, optimizer, fmax, results = False, "", "", None, np.nan, {}
     try:
         with warnings.catch_warnings():

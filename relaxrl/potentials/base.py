@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from ase import Atoms
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph
@@ -45,6 +47,11 @@ class Potential(ABC):
             graph: The structures; their forces, history and edges are not used.
             stress: Whether to compute the stress as well.
         """
+
+    def of(self, structures: Sequence[Atoms]) -> Potential:
+        """The potential of batches of these structures: this one. See `PotentialSource`, where they may differ."""
+        del structures
+        return self
 
     def pairs(self, graph: AtomGraph, radius: float) -> list[Part] | None:
         """All pairs of atoms within `radius` Å, and some beyond it, if the potential keeps such a list for these atoms.

@@ -32,6 +32,12 @@ from relaxrl.potentials.tersoff import Tersoff
 from relaxrl.potentials.torch_calculator import TorchCalculator
 from relaxrl.potentials.torch_potential import TorchPotential, missing_elements
 
+CALCULATOR_KEY = "relaxrl_calculator"
+"""Key of `atoms.info` with the name of the calculator that a structure is a minimum of, or to be relaxed under."""
+
+STORED = "stored"
+"""Stands for the calculator that each structure names itself."""
+
 _OWN = "relaxrl."
 """Import paths of this package: to look at them runs nobody else's code."""
 
@@ -103,6 +109,39 @@ class CalculatorSpec:
     arguments: dict[str, Any] = field(default_factory=dict)
 
     @property
+    def is_stored(self) -> bool:
+        """Whether each structure names its own."""
+        return self.target == STORED
+
+    def of(self, atoms: Atoms, structure: str | None = None) -> CalculatorSpec:
+        """The calculator of a structure: this one, or the one that the structure names where this is `stored`.
+
+        Args:
+            atoms: The structure; `info["relaxrl_calculator"]` is the name.
+            structure: What messages call it; its formula if None.
+
+        Raises:
+            CalculatorError: It names none, or one that is unknown.
+        """
+        if not self.is_stored:
+            return self
+        name, where = atoms.info.get(CALCULATOR_KEY), structure or atoms.get_chemical_formula()
+        if not isinstance(name, str) or not name or name == STORED:
+            raise CalculatorError(
+                f"{where}: calculator `{STORED}` is the one that each structure names in info[{CALCULATOR_KEY!r}], and "
+                "this one names none; give a calculator for all, or take a set that `relaxrl structures make` made"
+            )
+        try:
+            return parse_calculator(name)
+        except CalculatorError as error:
+            raise CalculatorError(f"{where}: {error}") from error
+
+    @property
+    def text(self) -> str:
+        """Name and arguments as `parse_calculator` reads them."""
+        return ",".join([self.name, *(f"{key}={value!r}" for key, value in self.arguments.items())])
+
+    @property
     def name(self) -> str:
         """What messages and tables call it."""
         if isinstance(self.target, str):
@@ -115,6 +154,7 @@ class CalculatorSpec:
         Raises:
             CalculatorError: It can't be imported, or does not take the arguments.
         """
+        self._require_one()
         factory = self._factory()
         try:
             made = factory(**self.arguments)
@@ -138,6 +178,7 @@ class CalculatorSpec:
         Raises:
             CalculatorError: It does not take the arguments.
         """
+        self._require_one()
         torch_potential = self._torch_potential()
         return ASEPotential(self, workers) if torch_potential is None else torch_potential
 
@@ -156,6 +197,9 @@ class CalculatorSpec:
         Raises:
             CalculatorError: Names element, calculator and structure.
         """
+        if self.is_stored:
+            self.of(atoms, structure).check(atoms, structure)
+            return
         elements = self.elements
         missing = set() if elements is None else set(map(int, atoms.numbers)) - elements
         if elements is not None and missing:
@@ -169,12 +213,20 @@ class CalculatorSpec:
         Raises:
             CalculatorError: Its file can't be read.
         """
+        if self.is_stored:
+            return None
         if self.target == "emt":  # with any argument
             return EMT().elements
         if self._named is not None and self._named.elements is not None:
             return self._named.elements(*self._file, **self.arguments)
         torch_potential = self._torch_potential()
         return None if torch_potential is None else torch_potential.elements
+
+    def _require_one(self) -> None:
+        if self.is_stored:
+            raise CalculatorError(
+                f"calculator `{STORED}` means each structure's own, and here one is needed for all; name one"
+            )
 
     @property
     def _file(self) -> list[str]:
@@ -231,7 +283,8 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
     Args:
         text: `NAME`, `NAME:FILE` or `package.module:Class`, and then arguments: `lj,sigma=3.4,epsilon=0.01`. Values are
             Python literals; what is none is text. Names are those of this package, most of which come with a potential
-            in torch, and those of ASE. A class or function that makes calculators is taken as it is.
+            in torch, and those of ASE; `stored` stands for the one that each structure names. A class or function that
+            makes calculators is taken as it is.
         **arguments: More keyword arguments of the calculator; they override those in `text`.
 
     Raises:
@@ -253,6 +306,8 @@ def parse_calculator(text: str | CalculatorSpec | Callable[..., Any], **argument
     target, given = split_arguments(text)
     spec = CalculatorSpec(target, given | arguments)
     name, _, file = target.partition(":")
+    if target == STORED and spec.arguments:
+        raise CalculatorError(f"calculator `{STORED}` takes no arguments: structures name their own, got {text!r}")
     if name in _NAMED:
         _check_file(name, file, _NAMED[name].needs_file)
         _check_arguments(name, spec.arguments, _NAMED[name].arguments)
@@ -272,7 +327,7 @@ def calculator_names(torch_only: bool = False) -> list[str]:
 
 
 def _check_name(name: str) -> None:
-    if name not in _NAMED and name not in ase_names:
+    if name not in _NAMED and name not in ase_names and name != STORED:
         raise CalculatorError(
             f"unknown calculator {name!r}{nearest(name, [*_NAMED, *ase_names])}; expected one of "
             f"{', '.join(calculator_names())}, a name that ASE knows, or an import path such as "

@@ -6,11 +6,14 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from ase import Atoms
 
+from relaxrl.checkpoint import write_atomically
+from relaxrl.potentials import CALCULATOR_KEY
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Kind
 from relaxrl.typing import FloatArray
 
@@ -23,11 +26,13 @@ class Entry:
     """A true minimum and, in sets for comparisons, the start that everybody relaxes.
 
     Attributes:
-        minimum: Relaxed structure at fixed cell.
+        minimum: Relaxed structure.
         energy: Its energy, eV.
         parent: Name of the crystal it descends from.
         prototype: Lattice or structure type it was made from.
         start: (n_atoms, 3), Å; positions to start from, None in training sets.
+        calculator: What it is a minimum of; None in files that don't say.
+        start_cell: (3, 3), Å; cell to start from where it is not that of the minimum.
     """
 
     minimum: Atoms
@@ -35,11 +40,15 @@ class Entry:
     parent: str
     prototype: str
     start: FloatArray | None = None
+    calculator: str | None = None
+    start_cell: FloatArray | None = None
 
     def atoms(self, kind: Kind) -> Atoms:
         """The minimum or the start, with what is known about it in its info."""
         atoms = self.minimum.copy()
         if kind == "start" and self.start is not None:
+            if self.start_cell is not None:
+                atoms.set_cell(self.start_cell)
             atoms.positions[:] = self.start
         atoms.info = {
             KIND_KEY: kind,
@@ -47,6 +56,8 @@ class Entry:
             MINIMUM_ENERGY_KEY: self.energy,
             PROTOTYPE_KEY: self.prototype,
         }
+        if self.calculator is not None:
+            atoms.info[CALCULATOR_KEY] = self.calculator
         return atoms
 
 
@@ -72,8 +83,14 @@ def save_archive(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None
     starts = [entry.start for entry in entries if entry.start is not None]
     if starts:
         arrays["starts"] = np.concatenate(starts)
-    with Path(path).open("wb") as handle:
-        np.savez_compressed(handle, allow_pickle=False, **arrays)
+    if any(entry.calculator is not None for entry in entries):
+        arrays["calculators"] = np.array([entry.calculator or "" for entry in entries])
+    if any(entry.start_cell is not None for entry in entries):
+        cells = [entry.minimum.cell.array if entry.start_cell is None else entry.start_cell for entry in entries]
+        arrays["start_cells"] = np.stack(cells)
+    content = BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **arrays)
+    write_atomically(Path(path), content.getvalue())
 
 
 def load_archive(path: Path | Traversable) -> list[Entry]:
@@ -85,6 +102,8 @@ def load_archive(path: Path | Traversable) -> list[Entry]:
         starts = np.split(arrays["starts"], ends) if "starts" in arrays else [None] * len(numbers)
         cells, energies = arrays["cells"], arrays["energies"]
         parents, prototypes = arrays["parents"].tolist(), arrays["prototypes"].tolist()
+        calculators = arrays["calculators"].tolist() if "calculators" in arrays else [""] * len(numbers)
+        start_cells = arrays["start_cells"] if "start_cells" in arrays else [None] * len(numbers)
     return [
         Entry(
             Atoms(numbers[k], positions[k], cell=cells[k], pbc=True),
@@ -92,6 +111,8 @@ def load_archive(path: Path | Traversable) -> list[Entry]:
             parents[k],
             prototypes[k],
             starts[k],
+            calculators[k] or None,
+            start_cells[k],
         )
         for k in range(len(numbers))
     ]

@@ -12,6 +12,7 @@ from ase.data import covalent_radii
 from numpy.typing import ArrayLike
 
 from relaxrl.errors import StructureError
+from relaxrl.potentials import CALCULATOR_KEY
 from relaxrl.structures.check import close_pairs
 from relaxrl.typing import FloatArray
 
@@ -38,12 +39,25 @@ class Crystal:
         atoms: The structure, with its `info` and constraints, without a calculator. Copy it before changing it.
         parent: Name of the crystal it descends from; sets are split by it, so that variants never part.
         kind: "minimum": relaxed, has to be displaced before it is of use; "start": unrelaxed, to be taken as it is.
+        calculator: What it is a minimum of, or to be relaxed under, as `parse_calculator` reads it; None where the file
+            doesn't say. It stands in the atoms' info, too, so that copies of them know it.
     """
 
     id: str
     atoms: Atoms
     parent: str
     kind: Kind = "start"
+    calculator: str | None = None
+
+    def __post_init__(self) -> None:
+        known = self.atoms.info.get(CALCULATOR_KEY)
+        if self.calculator is None:
+            object.__setattr__(self, "calculator", known or None)
+        elif self.calculator != known:
+            atoms = self.atoms.copy()
+            atoms.calc = self.atoms.calc
+            atoms.info[CALCULATOR_KEY] = self.calculator
+            object.__setattr__(self, "atoms", atoms)
 
     @property
     def minimum_energy(self) -> float | None:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import repeat
 
-from relaxrl.potentials import parse_calculator
+from relaxrl.potentials import CALCULATOR_KEY, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
 from relaxrl.structures.minima import MinimumConfig, find_minimum, surface
@@ -39,12 +39,14 @@ def find_minima(
 
 
 def _find(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | None:
-    made, hessian = surface(calculator)
+    name = parse_calculator(calculator).of(crystal.atoms, crystal.id).text
+    made, hessian = surface(name)
     atoms = crystal.atoms.copy()
     atoms.set_constraint()
     minimum = find_minimum(atoms, made, hessian, Generators(seed).numpy(crystal.id), config)
     if minimum is None:
         return None
     known = {KIND_KEY: "minimum", PARENT_KEY: crystal.parent, MINIMUM_ENERGY_KEY: minimum.energy}
+    known[CALCULATOR_KEY] = name
     minimum.atoms.info = crystal.atoms.info | known
     return Crystal(crystal.id, minimum.atoms, crystal.parent, "minimum")

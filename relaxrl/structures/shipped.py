@@ -9,8 +9,8 @@ from relaxrl.errors import StructureError
 from relaxrl.structures.archive import load_archive
 from relaxrl.structures.crystal import Crystal, Kind
 
-SETS = ("metals",)
-"""Names of the shipped sets; the default potential of `metals` is ASE's EMT."""
+SETS = {"metals": "emt"}
+"""Names of the shipped sets, and what their crystals are minima of."""
 
 _DATA = resources.files("relaxrl.structures") / "data"
 _MINIMA = "-minima"
@@ -47,5 +47,6 @@ def read_shipped(name: str) -> list[Crystal]:
     crystals = []
     for index, entry in enumerate(entries):
         kind: Kind = "minimum" if entry.start is None or name.endswith(_MINIMA) else "start"
-        crystals.append(Crystal(f"{name}#{index}", entry.atoms(kind), entry.parent, kind))
+        calculator = entry.calculator or SETS[split.partition(":")[0]]
+        crystals.append(Crystal(f"{name}#{index}", entry.atoms(kind), entry.parent, kind, calculator))
     return crystals

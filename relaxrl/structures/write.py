@@ -12,8 +12,10 @@ from ase import Atoms
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from relaxrl.errors import StructureError
+from relaxrl.potentials import CALCULATOR_KEY
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
 
+_KEYS = (KIND_KEY, PARENT_KEY, MINIMUM_ENERGY_KEY, CALCULATOR_KEY)
 _ARRAYS_ALWAYS_WRITTEN = ("numbers", "positions")
 
 
@@ -66,5 +68,5 @@ def _write_database(name: str, frames: Sequence[Atoms]) -> None:
     Path(name).unlink(missing_ok=True)
     with ase.db.connect(name) as database:
         for atoms in frames:
-            keys = {key: atoms.info[key] for key in (KIND_KEY, PARENT_KEY, MINIMUM_ENERGY_KEY) if key in atoms.info}
+            keys = {key: atoms.info[key] for key in _KEYS if key in atoms.info}
             database.write(atoms, key_value_pairs=keys)

@@ -18,6 +18,7 @@ from relaxrl.graph import AtomGraph, max_force, scatter_mean
 from relaxrl.io import graph_from_atoms
 from relaxrl.losses import cloning_loss, remaining_energy_loss
 from relaxrl.nn import Actor, VerifiedActor, VerifiedActorConfig, build_actor
+from relaxrl.potentials import Potential
 from relaxrl.training.action_energy import ActionEnergyTrainer
 from relaxrl.training.cloning_config import CloningConfig
 from relaxrl.training.folder import RunFolder
@@ -35,7 +36,8 @@ class Cloner(GradientTrainer[CloningConfig]):
     def __init__(self, config: CloningConfig, folder: RunFolder, progress: TrainingProgress | None = None) -> None:
         super().__init__(config, folder, progress)
         self.action_energy = None if config.action_energy is None else self._build_energy()
-        self._energies = self.potential.evaluate(graph_from_atoms(self.minima).to(config.run.device)).energy
+        potential = self.potentials.of(self.minima)
+        self._energies = potential.evaluate(graph_from_atoms(self.minima).to(config.run.device)).energy
 
     def build(self) -> Actor:
         """The actor."""
@@ -75,7 +77,8 @@ class Cloner(GradientTrainer[CloningConfig]):
         steps = config.unroll if self.schedule >= config.unroll_from else 1
         displacement_losses, energy_losses, contrasts, figures = [], [], [], []
         previous: Tensor | None = None
-        graph, failed = self._evaluated(graph)
+        potential = self.potentials.of([self.minima[k] for k in chosen])
+        graph, failed = _evaluated(graph, potential)
         usable = ~failed
         for step in range(steps):
             usable = usable & (max_force(graph) > SETTLED * config.fmax)
@@ -92,7 +95,7 @@ class Cloner(GradientTrainer[CloningConfig]):
             displacement_losses.append(_mean(losses, usable))
             if step + 1 == steps and not energy_weight:
                 break
-            after, failed = self._evaluated(graph.replace(positions=graph.positions + action.detach()))
+            after, failed = _evaluated(graph.replace(positions=graph.positions + action.detach()), potential)
             assert after.forces is not None
             assert after.energy is not None
             assert graph.energy is not None
@@ -152,11 +155,12 @@ class Cloner(GradientTrainer[CloningConfig]):
             config, self.config.actor.trunk, self.generators, device, trainer.ema_decay, trainer.ema_warmup
         )
 
-    def _evaluated(self, graph: AtomGraph) -> tuple[AtomGraph, Tensor]:
-        """The graph with finite forces and energy, and which structures have none of their own, (n_graphs,)."""
-        evaluated = self.potential.evaluate(graph)
-        forces, energy = torch.nan_to_num(evaluated.forces), torch.nan_to_num(evaluated.energy)
-        return graph.replace(forces=forces, energy=energy), evaluated.failed
+
+def _evaluated(graph: AtomGraph, potential: Potential) -> tuple[AtomGraph, Tensor]:
+    """The graph with finite forces and energy, and which structures have none of their own, (n_graphs,)."""
+    evaluated = potential.evaluate(graph)
+    forces, energy = torch.nan_to_num(evaluated.forces), torch.nan_to_num(evaluated.energy)
+    return graph.replace(forces=forces, energy=energy), evaluated.failed
 
 
 def _mean(losses: Tensor, usable: Tensor) -> Tensor:

@@ -19,7 +19,7 @@ from relaxrl.config import to_dict
 from relaxrl.envs import EnvConfig, RelaxationEnv
 from relaxrl.graph import AtomGraph, max_force
 from relaxrl.nn import Actor, TwinCritic
-from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, TorchCalculator
+from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, PotentialSource, TorchCalculator
 from relaxrl.structures import Crystal, perturb
 from relaxrl.training.diagnostics import Figures
 
@@ -51,13 +51,13 @@ def development_starts(
 
 
 def bfgs_evaluations(
-    starts: Sequence[Crystal], potential: Potential, fmax: float, max_steps: int, cache: Path
+    starts: Sequence[Crystal], potentials: Potential | PotentialSource, fmax: float, max_steps: int, cache: Path
 ) -> list[int]:
     """Force evaluations of ASE's BFGS from each start, the first one included; the limit where it fails.
 
     Args:
         starts: Crystals of kind `start`.
-        potential: Energies and forces.
+        potentials: Energies and forces.
         fmax: eV/Å, of convergence.
         max_steps: Limit of BFGS's steps.
         cache: JSON file; computed only once per run.
@@ -71,7 +71,7 @@ def bfgs_evaluations(
     for start in starts:
         counter = EvaluationCounter()
         atoms = start.atoms.copy()
-        atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
+        atoms.calc = CountedCalculator(TorchCalculator(potentials.of([atoms])), counter)
         BFGS(atoms, logfile=None).run(fmax=fmax, steps=max_steps)
         counts.append(counter.count)
     content = {"fmax": fmax, "structures": ids, "evaluations": counts}

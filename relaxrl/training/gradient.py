@@ -19,7 +19,7 @@ from relaxrl.errors import CheckpointError
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import MetricSink
-from relaxrl.potentials import parse_calculator
+from relaxrl.potentials import Potential, PotentialSource
 from relaxrl.seeding import Generators
 from relaxrl.structures import perturb
 from relaxrl.training.beginning import begin_with
@@ -89,7 +89,7 @@ class GradientTrainer(ABC, Generic[C]):
         self.progress = progress or TrainingProgress(self.method, enabled=False)
         device = torch_device(config.run.device, "run.device")
         self.generators = Generators(config.run.seed)
-        self.potential = parse_calculator(config.calculator).potential()
+        self.potentials = PotentialSource(config.calculator)
         train, self.development = load_crystals(
             config.structures, config.kind, config.calculator, config.evaluation, self.generators.numpy("split")
         )
@@ -104,7 +104,7 @@ class GradientTrainer(ABC, Generic[C]):
         if config.trainer.ckpt_file is not None and not self.book.checkpoint_file(LAST).exists():
             begin_with(module, config.trainer.ckpt_file)
         self.engine = Engine(config.trainer, module.to(device), n, total)
-        self.held_out = hold_out(self.development, self.starts, self.potential, SETTLED * config.fmax)
+        self.held_out = hold_out(self.development, self.starts, self.potentials, SETTLED * config.fmax)
         self.meters, self.epoch_meters = Meters(), Meters()
         self.best_score = math.inf
         self.last_metrics: dict[str, float] = {}
@@ -135,6 +135,11 @@ class GradientTrainer(ABC, Generic[C]):
     def module(self) -> nn.Module:
         """What is trained."""
         return self.engine.model
+
+    @property
+    def potential(self) -> Potential:
+        """What evaluates all crystals; `CalculatorError` where each names its own."""
+        return self.potentials.one
 
     @property
     def updates(self) -> int:
@@ -280,9 +285,9 @@ class GradientTrainer(ABC, Generic[C]):
         self.progress.update(self._fraction(), self.t_total, "evaluation")
         agent = self.current_agent()
         fmax, steps = self.config.fmax, self.config.evaluation.steps
-        bfgs = bfgs_evaluations(self.starts, self.potential, fmax, 10 * steps, self.folder.baseline)
+        bfgs = bfgs_evaluations(self.starts, self.potentials, fmax, 10 * steps, self.folder.baseline)
         measured = self.validate()
-        self.last_metrics = measured | judge_as_optimizer(agent, self.starts, self.potential, fmax, steps, bfgs)
+        self.last_metrics = measured | judge_as_optimizer(agent, self.starts, self.potentials, fmax, steps, bfgs)
         ratio = self.last_metrics["eval/ratio_to_bfgs"]
         if ratio < self.best_score:
             self.best_score = ratio

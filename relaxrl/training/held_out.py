@@ -11,7 +11,7 @@ from torch import Tensor
 
 from relaxrl.graph import AtomGraph, max_force
 from relaxrl.io import graph_from_atoms
-from relaxrl.potentials import Potential, TorchCalculator
+from relaxrl.potentials import Potential, PotentialSource, TorchCalculator
 from relaxrl.structures import Crystal
 from relaxrl.structures.minima import relax
 
@@ -40,29 +40,31 @@ class HeldOut:
 
 
 def hold_out(
-    development: Sequence[Crystal], starts: Sequence[Crystal], potential: Potential, smallest: float
+    development: Sequence[Crystal], starts: Sequence[Crystal], potentials: Potential | PotentialSource, smallest: float
 ) -> HeldOut | None:
     """Pair starts with their minima, which are relaxed where they are not known.
 
     Args:
         development: The development set.
         starts: Made of it, with the same names.
-        potential: Energies and forces.
+        potentials: Energies and forces.
         smallest: eV/Å; starts whose largest force is below it are left out: no relaxation begins there.
 
     Returns:
         None if no start can be evaluated and relaxed.
     """
     known = {crystal.id: crystal.atoms for crystal in development if crystal.kind == "minimum"}
-    calculator = TorchCalculator(potential)
     pairs = []
     for start in starts:
-        minimum = known.get(start.id) or relax(start.atoms, calculator, *_SETTLE)
+        minimum = known.get(start.id)
+        if minimum is None:
+            minimum = relax(start.atoms, TorchCalculator(potentials.of([start.atoms])), *_SETTLE)
         if minimum is not None:
             pairs.append((start.atoms, minimum))
     if not pairs:
         return None
     graph = graph_from_atoms([start for start, _ in pairs])
+    potential = potentials.of([start for start, _ in pairs])
     evaluated = potential.evaluate(graph)
     lowest = potential.evaluate(graph_from_atoms([minimum for _, minimum in pairs]))
     graph = graph.replace(forces=torch.nan_to_num(evaluated.forces), energy=torch.nan_to_num(evaluated.energy))

@@ -10,14 +10,14 @@ import numpy as np
 from relaxrl.agents import Agent
 from relaxrl.errors import CalculatorError
 from relaxrl.optimize import RLOptimizer
-from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, TorchCalculator
+from relaxrl.potentials import CountedCalculator, EvaluationCounter, Potential, PotentialSource, TorchCalculator
 from relaxrl.structures import Crystal
 
 
 def judge_as_optimizer(
     agent: Agent | None,
     starts: Sequence[Crystal],
-    potential: Potential,
+    potentials: Potential | PotentialSource,
     fmax: float,
     max_steps: int,
     bfgs: Sequence[int],
@@ -27,7 +27,7 @@ def judge_as_optimizer(
     Args:
         agent: To be judged; None judges the quasi-Newton fallback alone.
         starts: Crystals of kind `start`.
-        potential: Energies and forces.
+        potentials: Energies and forces.
         fmax: eV/Å, of convergence.
         max_steps: Longest relaxation; those that fail count as this many steps, or as many as BFGS took if more.
         bfgs: Evaluations of BFGS from each start.
@@ -40,7 +40,7 @@ def judge_as_optimizer(
     for start, reference in zip(starts, bfgs, strict=True):
         counter = EvaluationCounter()
         atoms = start.atoms.copy()
-        atoms.calc = CountedCalculator(TorchCalculator(potential), counter)
+        atoms.calc = CountedCalculator(TorchCalculator(potentials.of([atoms])), counter)
         optimizer = RLOptimizer(atoms, agent=agent, logfile=None)
         try:
             done = optimizer.run(fmax=fmax, steps=max_steps)

@@ -276,3 +276,16 @@ def test_keys_of_the_trainer_and_keys_that_moved_there(override: str, message: s
     if "." not in key:
         with pytest.raises(ConfigError, match=rf"run\.yaml: the key `{key}` is now"):
             load_run_config(METALS | {key: value}, source="run.yaml")
+
+
+def test_cloning_over_crystals_of_several_calculators(cells: list[Atoms], tmp_path: Path) -> None:
+    names = ["emt", "ase.calculators.morse:MorsePotential,r0=2.9,epsilon=0.4,rho0=5.0"]
+    for k, atoms in enumerate(cells):
+        atoms = atoms.copy()
+        atoms.info["relaxrl_calculator"] = names[k % 2]
+        ase.io.write(tmp_path / "mixed.extxyz", atoms, append=k > 0)
+    values = configuration(str(tmp_path / "mixed.extxyz"), tmp_path / "run", None, updates=3)
+    result = train(values | {"calculator": "stored"})
+    assert result.updates == 3
+    ratios = columns(tmp_path / "run")["eval/ratio_to_bfgs"]
+    assert np.isfinite(ratios[-1])
