@@ -27,6 +27,7 @@ from relaxrl.agents import Agent, load_agent
 from relaxrl.graph import AtomGraph
 from relaxrl.io import graph_from_atoms
 from relaxrl.neighbors import with_edges
+from relaxrl.nn.hessian_head import Curvature
 from relaxrl.nn.krylov import floored_solve
 from relaxrl.nn.solve import newton_displacement
 from relaxrl.nn.sparse import SparseHessian
@@ -111,10 +112,12 @@ def step_row(agent: Agent, n_atoms: int, seconds: float) -> str:
     graph = _with_forces(start(n_atoms, seed=0))
     inputs = actor._inputs(graph)
 
-    def network() -> tuple[Tensor, Tensor]:
-        return actor.head(actor.trunk(inputs), inputs)
+    def network() -> Curvature:
+        known: Curvature = actor.head(actor.trunk(inputs), inputs)
+        return known
 
-    blocks, rows = network()
+    known = network()
+    blocks, rows = known.blocks, known.rows
 
     def solve(limit: int) -> Tensor:
         index, graphs = inputs.edge_index, inputs.graph_index

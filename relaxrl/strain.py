@@ -20,6 +20,12 @@ STRAIN_BASIS: FloatArray = _basis()
 """(6, 3, 3); xx, yy, zz, yz, xz, xy as in Voigt's notation, but each of norm 1 (Mandel's notation). So lengths of
 six-vectors are those of tensors, and a rotation of the crystal is a rotation of the six components."""
 
+LENGTH_PER_ROOT_ATOM = 2.0
+"""Å; strain times this and the square root of the number of atoms is as stiff as displacements are: a crystal of
+16 Å³ an atom and 1 eV/Å³ (160 GPa) gets 4 eV/Å²."""
+STRAIN_REACH = 5.0
+"""Å; a strain counts as a displacement of this length times its norm: steps of 0.5 Å strain by 10 % at most."""
+
 
 def vector_from_tensor(tensor: FloatArray) -> FloatArray:
     """Components (..., 6) of the symmetric part of tensors (..., 3, 3)."""

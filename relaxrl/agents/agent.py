@@ -102,6 +102,33 @@ class Agent:
             )
         return limit_radially(displacement, self.max_step)
 
+    @torch.no_grad()
+    def act_with_strain(self, graph: AtomGraph, strains: Tensor | None = None) -> tuple[Tensor, Tensor] | None:
+        """Proposed displacements u and strains ε: positions become x (1 + ε) + u, the cell becomes cell (1 + ε).
+
+        Args:
+            graph: Structures with forces and stress.
+            strains: (n_graphs,), bool; whose cell moves. None for all that are periodic in three directions.
+
+        Returns:
+            (n_atoms, 3), Å, each no longer than `max_step`, and (n_graphs, 6) in `relaxrl.strain.STRAIN_BASIS`, both
+            float64, on the graph's device; None from actors that move no cells.
+
+        Raises:
+            ValueError: The graph has no forces or no stress.
+            RelaxRLError: The actor's answer is not finite.
+        """
+        propose = getattr(self.actor, "displacement_and_strain", None)
+        if propose is None:
+            return None
+        displacement, strain = (part.to(graph.positions.device, torch.float64) for part in propose(graph, strains))
+        if not bool(torch.isfinite(displacement).all() and torch.isfinite(strain).all()):
+            raise RelaxRLError(
+                "the agent proposed a displacement or a strain that is not finite; check forces and stress of the "
+                "calculator. Its training may have diverged, or the structure is far from any it has seen"
+            )
+        return limit_radially(displacement, self.max_step), strain
+
     def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array | None:
         """The curvature that the actor predicts for one structure, for those who want to correct it.
 

@@ -107,6 +107,13 @@ class Actor(nn.Module, ABC):
         decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
         return self.decided(step, decisions, inputs.graph_index)
 
+    def step_gate(self, step: Tensor, output: TrunkOutput, inputs: NetworkInputs) -> Tensor | None:
+        """The factor on each structure's step, (n_graphs,); None for 1. Arguments as for `decide`."""
+        if self.policy_heads is not None:
+            made: Decisions = self.policy_heads(output.node_features[:, : self.trunk.n_scalars], step, inputs)
+            return made.gate
+        return None if self.environment_gate is None else self.environment_gate(inputs.features)
+
     def decided(self, step: Tensor, decisions: Decisions, graph_index: Tensor) -> Tensor:
         """A raw displacement (n_atoms, 3), Å, after these decisions."""
         step = step * decisions.gate.to(step)[graph_index].unsqueeze(-1)

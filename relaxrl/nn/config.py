@@ -133,7 +133,12 @@ class HessianActorConfig:
         floor: eV/Å²; softer modes, and those of negative curvature, are taken to be this stiff.
         head_channels: Width of the head's invariant network.
         vector_channels: Vectors (and tensors, with lmax >= 2) per atom that bend the blocks of its bonds.
-        site_channels: Many-body terms per atom.
+        site_channels: Many-body terms per atom that are scalars: squares of sums over neighbours.
+        site_vectors: Many-body terms per atom that are vectors, each with three rows in the solve. They and the next
+            say what angles between bonds cost; 2 to 4 of each pay on covalent crystals, not on metals or oxides.
+        site_tensors: Those that are l = 2 tensors, with five rows each.
+        learned_strain: Whether strain has weights of its own in bonds and sites: what atoms within a cell do not say of
+            elastic constants and internal strain. Without it strain follows from the displacements' part.
     """
 
     kind: Literal["hessian"] = "hessian"
@@ -148,6 +153,9 @@ class HessianActorConfig:
     head_channels: int = 64
     vector_channels: int = 16
     site_channels: int = 8
+    site_vectors: int = 0
+    site_tensors: int = 0
+    learned_strain: bool = False
 
     def __post_init__(self) -> None:
         if self.trunk.forces or self.trunk.history:
@@ -160,6 +168,9 @@ class HessianActorConfig:
         for name in ("head_channels", "vector_channels", "site_channels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"`{name}` must be at least 1, got {getattr(self, name)}")
+        for name in ("site_vectors", "site_tensors"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"`{name}` must not be negative, got {getattr(self, name)}")
 
 
 ActorConfig = Annotated[DirectActorConfig | HessianActorConfig, Field(discriminator="kind")]

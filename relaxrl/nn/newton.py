@@ -12,16 +12,18 @@ from torch import Tensor
 def newton_step(hessian: Tensor, force: Tensor, present: Tensor, floor: float = 0.05) -> Tensor:
     """|H|⁻¹ F for each structure of a padded batch, where |H| has H's eigenvectors and max(|λ|, floor) for each λ.
 
-    Rigid translations, eigenvalue 0, are no trouble: forces have no such component.
+    Rigid translations, eigenvalue 0, are no trouble: forces have no such component. After those of the atoms there may
+    be other coordinates, which have the same units, and are neither padded nor translated.
 
     Args:
-        hessian: (n_graphs, 3n, 3n), symmetric, eV/Å², zero for rigid translations; padded rows and columns are zero.
-        force: (n_graphs, 3n), eV/Å, padded with zeros.
+        hessian: (n_graphs, 3n + k, 3n + k), symmetric, eV/Å², zero for rigid translations; padded rows and columns are
+            zero.
+        force: (n_graphs, 3n + k), eV/Å, padded with zeros.
         present: (n_graphs, n), bool; False where an atom is padding.
         floor: eV/Å²; eigenvalues closer to zero are taken to be this large.
 
     Returns:
-        (n_graphs, 3n), Å.
+        (n_graphs, 3n + k), Å.
     """
     # Numbers that are not finite would crash the decomposition; as NaN they reach whoever asked.
     finite = torch.isfinite(hessian.sum((1, 2)) + force.sum(1))
@@ -77,12 +79,12 @@ def floored_factor(hessian: Tensor, present: Tensor, floor: float) -> Tensor:
 def _with_stiff_translations(hessian: Tensor, present: Tensor) -> Tensor:
     """A copy in which rigid translations, and atoms that are padding, are as stiff as the average mode, or 1 eV/Å²."""
     mask = present.to(hessian)
-    n_atoms = mask.sum(1)
+    n_atoms, n_dof = mask.sum(1), 3 * mask.shape[1]
     # The mean eigenvalue: it rotates with the crystal, and is known without the matrix too.
-    scale: Tensor = (hessian.diagonal(dim1=1, dim2=2).sum(1) / (3 * n_atoms)).clamp(min=1.0)
+    scale: Tensor = (hessian.diagonal(dim1=1, dim2=2)[:, :n_dof].sum(1) / (3 * n_atoms)).clamp(min=1.0)
     together = mask.unsqueeze(2) * mask.unsqueeze(1) / n_atoms[:, None, None]
     blocks = scale[:, None, None] * (together + torch.diag_embed(1.0 - mask))
-    n = mask.shape[1]
     stiff = hessian.clone(memory_format=torch.contiguous_format)
-    stiff.view(-1, n, 3, n, 3).diagonal(dim1=2, dim2=4).add_(blocks.unsqueeze(-1))
+    for axis in range(3):
+        stiff[:, axis:n_dof:3, axis:n_dof:3].add_(blocks)
     return stiff

@@ -6,8 +6,12 @@ import torch
 from torch import Tensor
 
 from relaxrl.nn.assembly import Padding, pair_hessian, site_hessian
+from relaxrl.nn.hessian_head import Curvature
+from relaxrl.nn.inputs import NetworkInputs
 from relaxrl.nn.krylov import krylov_step
 from relaxrl.nn.newton import newton_step
+from relaxrl.nn.strain import strain_blocks
+from relaxrl.strain import LENGTH_PER_ROOT_ATOM
 
 DENSE_LIMIT = 160
 """Atoms up to which a structure is solved by a dense factorisation, together with others of the batch: 10 ms against 15
@@ -69,3 +73,38 @@ def _dense(
     padding = Padding(graph_index, n_graphs)
     hessian = pair_hessian(blocks, edge_index, padding) + site_hessian(rows, edge_index, padding)
     return padding.unpad(newton_step(hessian, padding.pad(forces), padding.present, floor))
+
+
+def newton_displacement_and_strain(
+    curvature: Curvature, inputs: NetworkInputs, virial: Tensor, moving: Tensor, floor: float = 0.05
+) -> tuple[Tensor, Tensor]:
+    """|H|⁻¹ of forces and stress together, in float64, with gradients through the solve.
+
+    Strain is scaled to a length as in `relaxrl.optimize.chart`, so that one floor holds for all eigenvalues. All dense,
+    whatever the size.
+
+    Args:
+        curvature: What the network says of the edges.
+        inputs: The structures.
+        virial: (n_graphs, 6), eV; volume times stress in `relaxrl.strain.STRAIN_BASIS`, float64.
+        moving: (n_graphs,), bool; structures whose cell strains. The step of the others is that of a fixed cell.
+        floor: eV/Å²; softer modes, and those of negative curvature, are taken to be this stiff.
+
+    Returns:
+        Displacements (n_atoms, 3), Å, and strain (n_graphs, 6).
+    """
+    known, index, n_graphs = curvature.double(), inputs.edge_index, inputs.n_graphs
+    padding = Padding(inputs.graph_index, n_graphs)
+    hessian = pair_hessian(known.blocks, index, padding) + site_hessian(known.rows, index, padding)
+    coupling, elastic = strain_blocks(known, inputs.edge_vectors.double(), index, inputs.graph_index, n_graphs)
+    n_dof, there = hessian.shape[-1], moving.to(hessian)
+    inverse = there / (LENGTH_PER_ROOT_ATOM * torch.bincount(inputs.graph_index, minlength=n_graphs).to(hessian).sqrt())
+    side = hessian.new_zeros(n_graphs * padding.n_max, 3, 6).index_copy(0, padding.slot, coupling)
+    side = side.view(n_graphs, n_dof, 6) * inverse[:, None, None]
+    # A cell that is held: stiff, apart from all else, and without a force.
+    held = torch.diag_embed((1.0 - there).unsqueeze(-1).expand(-1, 6))
+    corner = elastic * inverse.square()[:, None, None] + held
+    whole = torch.cat([torch.cat([hessian, side], dim=2), torch.cat([side.mT, corner], dim=2)], dim=1)
+    force = torch.cat([padding.pad(inputs.forces.double()), -virial * inverse.unsqueeze(1)], dim=1)
+    step = newton_step(whole, force, padding.present, floor)
+    return padding.unpad(step[:, :n_dof]), step[:, n_dof:] * inverse.unsqueeze(1)

@@ -1,8 +1,9 @@
 """The learned quadratic form where the cell strains, too: coupling and elastic blocks out of the same bonds and sites.
 
 A homogeneous strain ε adds ε r_ij to the difference of the displacements of two atoms. So what the network says of
-bonds and sites gives the curvature in displacements and strain together, without a parameter more. A rigid translation
-still costs nothing, and a supercell strains like its parts.
+bonds and sites gives the curvature in displacements and strain together, without a parameter more. Where the network
+has learned strain for itself, it says what stands in for bonds and sites on ε r_ij; that is a sum over bonds and sites,
+too. A rigid translation still costs nothing, and a supercell strains like its parts.
 """
 
 from __future__ import annotations
@@ -11,21 +12,24 @@ import torch
 from torch import Tensor
 
 from relaxrl.graph import scatter_sum
+from relaxrl.nn.hessian_head import Curvature
 from relaxrl.strain import STRAIN_BASIS
 
 
 def strain_blocks(
-    blocks: Tensor, rows: Tensor, edge_vectors: Tensor, edge_index: Tensor, graph_index: Tensor, n_graphs: int
+    curvature: Curvature, edge_vectors: Tensor, edge_index: Tensor, graph_index: Tensor, n_graphs: int
 ) -> tuple[Tensor, Tensor]:
     r"""Second derivatives with respect to displacements and strain, and to strain twice.
 
-    $$ \tfrac14 \sum_{ij} \delta_{ij}^T B_{ij} \delta_{ij}
-       + \tfrac12 \sum_{ic} \Big( \sum_j g_{ijc} \cdot \delta_{ij} \Big)^2, \qquad
-       \delta_{ij} = u_j - u_i + \varepsilon r_{ij} $$
+    $$ \tfrac14 \sum_{ij} \big( u_{ij}^T B_{ij} u_{ij} + 2 u_{ij}^T B'_{ij} \varepsilon r_{ij}
+       + (\varepsilon r_{ij})^T B''_{ij} \varepsilon r_{ij} \big)
+       + \tfrac12 \sum_{ic} \Big( \sum_j g_{ijc} \cdot u_{ij} + g'_{ijc} \cdot \varepsilon r_{ij} \Big)^2 $$
+
+    with $u_{ij} = u_j - u_i$; B' (`mixed`), B'' (`strained`) and g' (`strained_rows`) are B and g unless they are
+    learned.
 
     Args:
-        blocks: B, (n_edges, 3, 3), symmetric, eV/Å².
-        rows: g, (n_edges, channels, 3), eV^½/Å.
+        curvature: B, g and the others.
         edge_vectors: r, (n_edges, 3), Å, from centre to neighbour.
         edge_index: (2, n_edges); each pair is there as i→j and j→i.
         graph_index: (n_atoms,), int64; which structure an atom belongs to.
@@ -38,16 +42,25 @@ def strain_blocks(
     n_atoms, graph_of_edge = len(graph_index), graph_index[edge_index[0]]
     basis = torch.from_numpy(STRAIN_BASIS).to(edge_vectors)
     stretched = torch.einsum("kab,eb->eak", basis, edge_vectors)
+    blocks, rows = curvature.blocks, curvature.rows
+    mixed = blocks if curvature.mixed is None else curvature.mixed
+    strained_rows = rows if curvature.strained_rows is None else curvature.strained_rows
     # Bonds: half of each directed edge.
-    pull = 0.5 * blocks @ stretched
-    elastic = scatter_sum(stretched.mT @ pull, graph_of_edge, n_graphs)
+    pull = 0.5 * mixed @ stretched
+    own = pull if curvature.strained is None else 0.5 * curvature.strained @ stretched
+    elastic = scatter_sum(stretched.mT @ own, graph_of_edge, n_graphs)
     coupling = scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms)
     # Sites: what each strain makes of the sums over neighbours.
-    sums = scatter_sum(rows @ stretched, centre, n_atoms)
+    sums = scatter_sum(strained_rows @ stretched, centre, n_atoms)
     elastic = elastic + scatter_sum(sums.mT @ sums, graph_index, n_graphs)
     pull = rows.mT @ sums[centre]
     coupling = coupling + scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms)
     return coupling, elastic
+
+
+def virial_vector(virial: Tensor) -> Tensor:
+    """Volume times stress (n_graphs, 3, 3), eV: the energy's derivatives by strain in `STRAIN_BASIS`, (n_graphs, 6)."""
+    return torch.einsum("gab,kab->gk", virial, torch.from_numpy(STRAIN_BASIS).to(virial))
 
 
 def bordered(hessian: Tensor, coupling: Tensor, elastic: Tensor) -> Tensor:

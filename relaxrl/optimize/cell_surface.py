@@ -21,14 +21,9 @@ from relaxrl.optimize.curvature import pair_hessian_with_strain
 from relaxrl.optimize.policy import Policy, predicted_hessian
 from relaxrl.optimize.safeguard import Point
 from relaxrl.optimize.surface import FilterSurface, FixedCellSurface, Surface, free_positions
-from relaxrl.strain import tensor_from_vector, vector_from_tensor
+from relaxrl.strain import LENGTH_PER_ROOT_ATOM, STRAIN_REACH, tensor_from_vector, vector_from_tensor
 from relaxrl.typing import BoolArray, FloatArray, StateDict
 
-LENGTH_PER_ROOT_ATOM = 2.0
-"""Å; strain times this and the square root of the number of atoms is as stiff as displacements are: a crystal of
-16 Å³ an atom and 1 eV/Å³ (160 GPa) gets 4 eV/Å²."""
-STRAIN_REACH = 5.0
-"""Å; a strain counts as a displacement of this length times its norm: steps of 0.5 Å strain by 10 % at most."""
 VOLUME_RANGE = (0.1, 10.0)
 """Volume over that of the start; beyond it the cell collapses or explodes, whatever the calculator says."""
 

@@ -22,13 +22,14 @@ EXACT = 1e-10
 GraphOf = Callable[..., AtomGraph]
 
 
-@pytest.fixture(params=[1, 2], ids=["lmax1", "lmax2"])
+@pytest.fixture(params=[(1, 0, 0), (2, 0, 0), (1, 2, 1)], ids=["lmax1", "lmax2", "sites"])
 def hessian_actor(request: pytest.FixtureRequest, shake: Callable[[torch.nn.Module], None]) -> HessianActor:
     torch.manual_seed(0)
     trunk = TrunkConfig(
-        layers=2, cutoff=4.5, channels=6, message_channels=4, lmax=request.param, forces=False, history=False
+        layers=2, cutoff=4.5, channels=6, message_channels=4, lmax=request.param[0], forces=False, history=False
     )
-    actor = HessianActor(HessianActorConfig(trunk=trunk, vector_channels=4, site_channels=3)).double()
+    sites = dict(zip(("site_vectors", "site_tensors"), request.param[1:], strict=True))
+    actor = HessianActor(HessianActorConfig(trunk=trunk, vector_channels=4, site_channels=3, **sites)).double()
     shake(actor)
     return actor
 
