@@ -2,6 +2,7 @@
 
 from relaxrl.structures.alloys import AlloyConfig, random_alloy
 from relaxrl.structures.check import check_structure
+from relaxrl.structures.compounds import Compound, CompoundConfig, random_compound
 from relaxrl.structures.crystal import Crystal, Kind, StructureSet, perturb, split_by_parent
 from relaxrl.structures.labelled import LabelledStructure, displaced, label, read_labelled
 from relaxrl.structures.minima import MinimumConfig
@@ -13,6 +14,8 @@ from relaxrl.structures.write import write_structures
 
 __all__ = [
     "AlloyConfig",
+    "Compound",
+    "CompoundConfig",
     "Crystal",
     "Kind",
     "LabelledStructure",
@@ -27,6 +30,7 @@ __all__ = [
     "make_set",
     "perturb",
     "random_alloy",
+    "random_compound",
     "read_labelled",
     "read_structures",
     "shipped_names",

@@ -14,9 +14,11 @@ from ase.calculators.calculator import Calculator
 from relaxrl.config import configclass
 from relaxrl.errors import StructureError
 from relaxrl.seeding import Generators
-from relaxrl.structures.alloys import AlloyConfig, parent_of_compound, random_alloy
+from relaxrl.structures.alloys import AlloyConfig, parent_of_compound
 from relaxrl.structures.archive import Entry
+from relaxrl.structures.compounds import CompoundConfig
 from relaxrl.structures.crystal import perturb
+from relaxrl.structures.draw import Drawable, draw
 from relaxrl.structures.minima import MinimumConfig, energy_and_forces, find_minimum, relax, surface
 from relaxrl.structures.read import read_structures
 from relaxrl.typing import FloatArray
@@ -43,12 +45,24 @@ class GroupRecipe:
 
     count: int
     """How many."""
-    alloys: AlloyConfig
-    """Of which kind."""
+    alloys: AlloyConfig | None = None
+    """Alloys of this kind;"""
+    compounds: CompoundConfig | None = None
+    """or known crystals with other elements."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"`count` must be at least 1, got {self.count}")
+        if (self.alloys is None) == (self.compounds is None):
+            raise ValueError("a group must have exactly one of `alloys` and `compounds`")
+
+    @property
+    def drawn(self) -> Drawable:
+        """What its structures are drawn from."""
+        chosen = self.compounds if self.alloys is None else self.alloys
+        if chosen is None:
+            raise AssertionError("checked on creation")
+        return chosen
 
 
 @configclass
@@ -105,12 +119,12 @@ class Candidate:
 
     Attributes:
         stream: Name of its random streams.
-        alloys: What it was drawn from.
+        drawn: What it was drawn from.
         starts: Whether it needs a start.
     """
 
     stream: str
-    alloys: AlloyConfig
+    drawn: Drawable
     starts: bool
 
 
@@ -138,7 +152,7 @@ def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
     """Parents that a split names itself belong to it from the start, lest another one draws them by chance."""
     owner = {crystal.parent: _ELSEWHERE for crystal in read_structures(recipe.exclude)} if recipe.exclude else {}
     for name, split in recipe.splits.items():
-        for compound in (compound for group in split.groups for compound in group.alloys.compounds):
+        for compound in (name for group in split.groups if group.alloys for name in group.alloys.compounds):
             parent = parent_of_compound(compound)
             if owner.setdefault(parent, name) != name:
                 raise StructureError(
@@ -182,20 +196,23 @@ def _candidates(
     group = split.groups[number]
     for attempt in range(_PATIENCE * group.count):
         stream = f"{recipe.name}/{name}/{number}/{attempt}"
-        parent = random_alloy(group.alloys, Generators(recipe.seed).numpy(stream)).parent
+        parent = draw(group.drawn, Generators(recipe.seed).numpy(stream)).parent
         if owner.setdefault(parent, name) != name or counts.get(parent, 0) >= split.per_parent:
             continue
         counts[parent] = counts.get(parent, 0) + 1
-        yield Candidate(stream, group.alloys, split.starts)
+        yield Candidate(stream, group.drawn, split.starts)
 
 
 def cook(recipe: SetRecipe, candidate: Candidate) -> Entry | None:
     """The entry that a candidate leads to, or None if it leads to no minimum or none that can be started from."""
     generators = Generators(recipe.seed)
     calculator, hessian = surface(recipe.calculator)
-    alloy = random_alloy(candidate.alloys, generators.numpy(candidate.stream), calculator)
+    try:
+        drawn = draw(candidate.drawn, generators.numpy(candidate.stream), calculator)
+    except StructureError:
+        return None  # this crystal has no volume under this calculator
     minimum = find_minimum(
-        alloy.atoms, calculator, hessian, generators.numpy(f"{candidate.stream}/minimum"), recipe.minimum
+        drawn.atoms, calculator, hessian, generators.numpy(f"{candidate.stream}/minimum"), recipe.minimum
     )
     if minimum is None:
         return None
@@ -208,7 +225,7 @@ def cook(recipe: SetRecipe, candidate: Candidate) -> Entry | None:
         start = _start(recipe, atoms, minimum.energy, calculator, generators.numpy(f"{candidate.stream}/start"))
         if start is None:
             return None
-    return Entry(atoms, round(minimum.energy, _DIGITS), alloy.parent, alloy.prototype, start)
+    return Entry(atoms, round(minimum.energy, _DIGITS), drawn.parent, drawn.prototype, start)
 
 
 def _start(

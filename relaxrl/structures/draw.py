@@ -1,0 +1,51 @@
+"""One crystal, whatever kind of configuration it is drawn from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.calculator import Calculator
+
+from relaxrl.structures.alloys import AlloyConfig, random_alloy
+from relaxrl.structures.compounds import CompoundConfig, random_compound
+
+Drawable = AlloyConfig | CompoundConfig
+"""What crystals can be drawn from."""
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A crystal to begin with.
+
+    Attributes:
+        atoms: The structure.
+        parent: Name of the crystal it is a variant of; sets are split by it.
+        prototype: Name of its structure type.
+        source: Package, version and licence that its coordinates come from; empty for those of this package.
+    """
+
+    atoms: Atoms
+    parent: str
+    prototype: str
+    source: str = ""
+
+
+def draw(config: Drawable, generator: np.random.Generator, calculator: Calculator | None = None) -> Drawn:
+    """Draw one crystal.
+
+    Args:
+        config: What to draw.
+        generator: Source of randomness; a calculator makes no difference to what is drawn.
+        calculator: Finds the volume.
+
+    Raises:
+        StructureError: Nothing can be drawn; or, with a calculator alone, the crystal drawn has no volume of lowest
+            energy, and another draw may do.
+    """
+    if isinstance(config, AlloyConfig):
+        alloy = random_alloy(config, generator, calculator)
+        return Drawn(alloy.atoms, alloy.parent, alloy.prototype)
+    compound = random_compound(config, generator, calculator)
+    return Drawn(compound.atoms, compound.parent, compound.prototype, compound.provenance)
