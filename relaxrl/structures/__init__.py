@@ -7,6 +7,7 @@ from relaxrl.structures.crystal import Crystal, Kind, StructureSet, perturb, spl
 from relaxrl.structures.labelled import LabelledStructure, displaced, label, read_labelled
 from relaxrl.structures.minima import MinimumConfig
 from relaxrl.structures.minimize import find_minima
+from relaxrl.structures.random_crystals import RandomCrystalConfig, random_crystal
 from relaxrl.structures.read import Parents, read_structures
 from relaxrl.structures.recipe import SetRecipe, make_set
 from relaxrl.structures.shipped import shipped_names
@@ -21,6 +22,7 @@ __all__ = [
     "LabelledStructure",
     "MinimumConfig",
     "Parents",
+    "RandomCrystalConfig",
     "SetRecipe",
     "StructureSet",
     "check_structure",
@@ -31,6 +33,7 @@ __all__ = [
     "perturb",
     "random_alloy",
     "random_compound",
+    "random_crystal",
     "read_labelled",
     "read_structures",
     "shipped_names",

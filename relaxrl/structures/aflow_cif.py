@@ -6,7 +6,6 @@ import re
 import shlex
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import product
 
 import numpy as np
 from ase import Atoms
@@ -15,6 +14,7 @@ from ase.data import atomic_numbers
 from ase.spacegroup.spacegroup import parse_sitesym
 
 from relaxrl.errors import StructureError
+from relaxrl.structures.primitive import distinct, shortest_basis
 from relaxrl.typing import FloatArray
 
 _OPERATIONS = ("_space_group_symop_operation_xyz", "_symmetry_equiv_pos_as_xyz")
@@ -72,15 +72,16 @@ def read_aflow_cif(text: str, source: str) -> AflowCrystal:
     cell = Cell.fromcellpar(parameters)
     rotations, translations = _parsed(operations)
     centrings = _centrings(rotations, translations)
-    primitive = _primitive(cell.array, centrings)
+    primitive = shortest_basis(cell.array, centrings)
     positions, names, sites = [], [], []
     for k, place in enumerate(_special(places)):
-        images = _distinct((rotations @ place + translations) @ cell.array, cell.array)
+        images = (rotations @ place + translations) @ cell.array
+        images = images[distinct(images, cell.array, _SAME)]
         if len(images) != multiplicities[k]:
             raise StructureError(
                 f"{source}: site {k} has multiplicity {multiplicities[k]}, its symmetry operations give {len(images)}"
             )
-        images = _distinct(images, primitive)
+        images = images[distinct(images, primitive, _SAME)]
         positions.append(images)
         names += [symbols[k]] * len(images)
         sites += [f"{multiplicities[k]}{letters[k]}#{k}"] * len(images)
@@ -140,38 +141,7 @@ def _centrings(rotations: FloatArray, translations: FloatArray) -> FloatArray:
     return np.unique(np.rint(found * 12) / 12 % 1.0, axis=0)
 
 
-def _primitive(cell: FloatArray, centrings: FloatArray) -> FloatArray:
-    """Shortest vectors, right-handed, of the lattice with these centrings."""
-    steps = np.array(list(product((-1, 0, 1), repeat=3)), dtype=np.float64)
-    vectors = (centrings[:, None, :] + steps[None]).reshape(-1, 3) @ cell
-    lengths = np.linalg.norm(vectors, axis=1)
-    # Equal lengths are ordered by coordinates, not by rounding errors.
-    order = np.lexsort((*np.round(vectors, 4).T[::-1], np.round(lengths, 4)))
-    vectors = vectors[order[np.sort(lengths) > 1e-3]]
-    basis = [vectors[0]]
-    wanted = abs(np.linalg.det(cell)) / len(centrings)
-    for vector in vectors[1:]:
-        if len(basis) == 1 and np.linalg.norm(np.cross(basis[0], vector)) > 1e-3 * np.linalg.norm(vector) ** 2:
-            basis.append(vector)
-        elif len(basis) == 2 and abs(abs(np.linalg.det([*basis, vector])) - wanted) < 1e-3 * wanted:
-            basis.append(vector)
-            break
-    found = np.array(basis)
-    return found if np.linalg.det(found) > 0 else -found
-
-
 def _special(places: FloatArray) -> FloatArray:
     """Coordinates with the rounding of multiples of 1/12 undone."""
     nearest = np.rint((places % 1.0) * 12) / 12
     return np.where(np.abs(places % 1.0 - nearest) < _ROUND, nearest, places % 1.0)
-
-
-def _distinct(positions: FloatArray, cell: FloatArray) -> FloatArray:
-    """Positions that differ by more than a lattice vector, the first of each."""
-    fractional = positions @ np.linalg.inv(cell)
-    difference = fractional[:, None] - fractional[None]
-    difference -= np.rint(difference)
-    same = np.linalg.norm(difference @ cell, axis=2) < _SAME
-    first = same.argmax(axis=1) == np.arange(len(positions))
-    distinct: FloatArray = positions[first]
-    return distinct

@@ -18,10 +18,10 @@ from relaxrl.structures.alloys import random_supercell, strained
 from relaxrl.structures.charges import known_charges
 from relaxrl.structures.crystal import perturb
 from relaxrl.structures.sources import SOURCES, SourceCrystal, read_source
-from relaxrl.structures.substitution import any_elements, charged_elements
+from relaxrl.structures.substitution import Charges, any_elements, charged_elements, similar_elements_for
 from relaxrl.structures.volume import at_bond_lengths, at_lowest_energy, stretched
 
-Rule = Literal["any", "charges"]
+Rule = Literal["any", "charges", "similar"]
 
 _ALL = 10_000
 """More atoms than any known crystal has in its primitive cell."""
@@ -38,7 +38,8 @@ class CompoundConfig:
     """Symbols to draw from; those of the calculator's that are wanted."""
     rule: Rule = "any"
     """How: `any` puts different elements on the species at random, for covalent potentials of few elements; `charges`
-    only such that formal charges add up to zero and nearest neighbours are of opposite sign, for ionic ones."""
+    only such that formal charges add up to zero and nearest neighbours are of opposite sign, for ionic ones; `similar`
+    keeps each element or takes one of like size and charge, for potentials that know nearly all elements."""
     charges: dict[str, tuple[int, ...]] = field(default_factory=dict)
     """Oxidation states by symbol, where they are others than the common ones; for the rule `charges`."""
     sources: tuple[str, ...] = ("aflow", "minerals")
@@ -134,10 +135,7 @@ def random_compound(
     for _ in range(_DRAWS):
         members = families[int(generator.integers(len(families)))]
         crystal = members[int(generator.integers(len(members)))]
-        if config.rule == "any":
-            drawn = any_elements(crystal, config.elements, generator)
-        else:
-            drawn = charged_elements(crystal, charges, generator)
+        drawn = _draw_elements(crystal, config, charges, generator)
         multiple = _draw_multiple(len(crystal.atoms), config, generator)
         if drawn is None or multiple is None or not set(config.required) <= set(drawn):
             continue
@@ -146,6 +144,15 @@ def random_compound(
         f"{_DRAWS} draws gave no crystal with the elements {', '.join(config.elements)} by the rule `{config.rule}`; "
         "allow more elements, charges or prototypes"
     )
+
+
+def _draw_elements(
+    crystal: SourceCrystal, config: CompoundConfig, charges: Charges, generator: np.random.Generator
+) -> list[str] | None:
+    if config.rule == "charges":
+        return charged_elements(crystal, charges, generator)
+    draw = any_elements if config.rule == "any" else similar_elements_for
+    return draw(crystal, config.elements, generator)
 
 
 def candidate_crystals(config: CompoundConfig) -> tuple[tuple[SourceCrystal, ...], ...]:

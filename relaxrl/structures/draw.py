@@ -10,8 +10,9 @@ from ase.calculators.calculator import Calculator
 
 from relaxrl.structures.alloys import AlloyConfig, random_alloy
 from relaxrl.structures.compounds import CompoundConfig, random_compound
+from relaxrl.structures.random_crystals import RandomCrystalConfig, random_crystal
 
-Drawable = AlloyConfig | CompoundConfig
+Drawable = AlloyConfig | CompoundConfig | RandomCrystalConfig
 """What crystals can be drawn from."""
 
 
@@ -38,7 +39,7 @@ def draw(config: Drawable, generator: np.random.Generator, calculator: Calculato
     Args:
         config: What to draw.
         generator: Source of randomness; a calculator makes no difference to what is drawn.
-        calculator: Finds the volume.
+        calculator: Finds the volume; that of random crystals is drawn.
 
     Raises:
         StructureError: Nothing can be drawn; or, with a calculator alone, the crystal drawn has no volume of lowest
@@ -47,5 +48,9 @@ def draw(config: Drawable, generator: np.random.Generator, calculator: Calculato
     if isinstance(config, AlloyConfig):
         alloy = random_alloy(config, generator, calculator)
         return Drawn(alloy.atoms, alloy.parent, alloy.prototype)
+    if isinstance(config, RandomCrystalConfig):
+        formula, multiple = config.draw_size(generator)
+        atoms = random_crystal(formula, multiple, generator, config)
+        return Drawn(atoms, f"random {atoms.symbols.formula.reduce()[0].format('hill')}", "random")
     compound = random_compound(config, generator, calculator)
     return Drawn(compound.atoms, compound.parent, compound.prototype, compound.provenance)

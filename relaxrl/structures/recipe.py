@@ -20,6 +20,7 @@ from relaxrl.structures.compounds import CompoundConfig
 from relaxrl.structures.crystal import perturb
 from relaxrl.structures.draw import Drawable, draw
 from relaxrl.structures.minima import MinimumConfig, energy_and_forces, find_minimum, relax, surface
+from relaxrl.structures.random_crystals import RandomCrystalConfig
 from relaxrl.structures.read import read_structures
 from relaxrl.typing import FloatArray
 
@@ -48,21 +49,24 @@ class GroupRecipe:
     alloys: AlloyConfig | None = None
     """Alloys of this kind;"""
     compounds: CompoundConfig | None = None
-    """or known crystals with other elements."""
+    """or known crystals with other elements;"""
+    random: RandomCrystalConfig | None = None
+    """or cells with atoms thrown in."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"`count` must be at least 1, got {self.count}")
-        if (self.alloys is None) == (self.compounds is None):
-            raise ValueError("a group must have exactly one of `alloys` and `compounds`")
+        if len(self._kinds) != 1:
+            raise ValueError("a group must have exactly one of `alloys`, `compounds` and `random`")
 
     @property
     def drawn(self) -> Drawable:
         """What its structures are drawn from."""
-        chosen = self.compounds if self.alloys is None else self.alloys
-        if chosen is None:
-            raise AssertionError("checked on creation")
-        return chosen
+        return self._kinds[0]
+
+    @property
+    def _kinds(self) -> list[Drawable]:
+        return [kind for kind in (self.alloys, self.compounds, self.random) if kind is not None]
 
 
 @configclass

@@ -25,6 +25,7 @@ from ase.data import atomic_numbers
 from relaxrl.errors import StructureError
 from relaxrl.structures.aflow_cif import read_aflow_cif
 from relaxrl.structures.check import close_pairs
+from relaxrl.structures.primitive import primitive_cell
 
 EXTRA = "prototypes"
 """The optional extra of this package that brings the sources."""
@@ -186,11 +187,14 @@ def _read_minerals(file: Path, max_atoms: int) -> Iterator[tuple[str, str, Atoms
             continue
         for name, _, _, raw in minerals:
             symbols = raw["elements"]
-            if len(symbols) > max_atoms or not set(symbols) <= set(atomic_numbers):
+            # Cells hold up to four primitive ones.
+            if len(symbols) > 4 * max_atoms or not set(symbols) <= set(atomic_numbers):
                 continue
             cell, places = np.array(raw["lattice_mat"]), np.array(raw["coords"])
             atoms = Atoms(symbols, places if raw["cartesian"] else places @ cell, cell=cell, pbc=True)
-            yield name, name, atoms, tuple(symbols), int(match["group"])
+            atoms = primitive_cell(atoms)
+            if len(atoms) <= max_atoms:
+                yield name, name, atoms, tuple(atoms.symbols), int(match["group"])
 
 
 SOURCES = {

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache, lru_cache
-from itertools import permutations
 from math import perm, prod
 
 import numpy as np
 
+from relaxrl.structures.similar import similar_elements
 from relaxrl.structures.sources import SourceCrystal
 
 _MAX_SPECIES = 5
@@ -26,9 +26,17 @@ def any_elements(crystal: SourceCrystal, elements: Sequence[str], generator: np.
     return [elements[int(k)] for k in drawn]
 
 
-def count_any(crystal: SourceCrystal, elements: Sequence[str]) -> set[tuple[str, ...]]:
-    """All arrangements of different elements on the species."""
-    return set(permutations(elements, len(crystal.species)))
+def similar_elements_for(
+    crystal: SourceCrystal, elements: Sequence[str], generator: np.random.Generator
+) -> list[str] | None:
+    """For each species itself or an element like it, all different; None if one has none among these elements."""
+    drawn: list[str] = []
+    for symbol in crystal.species:
+        fitting = [name for name in similar_elements(symbol) if name in elements and name not in drawn]
+        if not fitting:
+            return None
+        drawn.append(fitting[int(generator.integers(len(fitting)))])
+    return drawn
 
 
 def charged_elements(crystal: SourceCrystal, charges: Charges, generator: np.random.Generator) -> list[str] | None:

@@ -9,10 +9,14 @@ from scipy.optimize import minimize_scalar
 
 from relaxrl.errors import StructureError
 from relaxrl.structures.check import closest_pair
+from relaxrl.structures.expected_volume import expected_volume
 
-_STRETCHES = np.arange(0.8, 1.41, 0.05)
+_STRETCHES = np.arange(0.7, 1.41, 0.05)
 """Lengths tried, in units of those at which the closest pair is as far apart as its covalent radii say: metals are
 a fifth larger, silicates and phosphates a tenth smaller."""
+
+_VOLUMES = (0.4, 3.0)
+"""Range of the volume of a crystal, in units of what its elements usually take up: cages of silica reach 2."""
 
 _TOLERANCE = 1e-3
 """Of the stretch; the search for a minimum with relaxed atoms begins there."""
@@ -32,7 +36,8 @@ def at_lowest_energy(atoms: Atoms, calculator: Calculator, name: str) -> Atoms:
         name: What the error calls it.
 
     Raises:
-        StructureError: The energy falls towards the largest or smallest volume tried, or can't be computed.
+        StructureError: The energy falls towards the largest or smallest volume tried, or can't be computed; or the
+            volume is not that of a solid of these elements.
     """
     energies = np.array([_energy(stretched(atoms, stretch), calculator) for stretch in _STRETCHES])
     lowest = int(energies.argmin())
@@ -48,7 +53,14 @@ def at_lowest_energy(atoms: Atoms, calculator: Calculator, name: str) -> Atoms:
         method="bounded",
         options={"xatol": _TOLERANCE},
     )
-    return stretched(atoms, float(result.x))
+    found = stretched(atoms, float(result.x))
+    ratio = found.cell.volume / expected_volume(found.get_chemical_symbols())
+    if not _VOLUMES[0] < ratio < _VOLUMES[1]:
+        raise StructureError(
+            f"{name}: has {ratio:.2f} of the volume of its elements, expected {_VOLUMES[0]} to {_VOLUMES[1]}; there is "
+            "no such solid"
+        )
+    return found
 
 
 def stretched(atoms: Atoms, factor: float) -> Atoms:

@@ -107,16 +107,18 @@ def test_prototypes_are_chosen_and_excluded_by_label_or_family() -> None:
 
 
 def test_volume_is_that_of_lowest_energy() -> None:
-    atoms = at_bond_lengths(bulk("Ar", "fcc", a=9.0))
-    lowest = at_lowest_energy(atoms, LennardJones(sigma=1.9, epsilon=0.01, rc=8.0), "argon")
+    atoms = at_bond_lengths(bulk("Cu", "fcc", a=9.0))
+    lowest = at_lowest_energy(atoms, LennardJones(sigma=2.3, epsilon=0.1, rc=10.0), "copper")
     # Nearest neighbours of an fcc crystal of Lennard-Jones atoms are 1.0902 sigma apart.
-    assert closest_pair(lowest)[2] == pytest.approx(1.0902 * 1.9, abs=0.02)
+    assert closest_pair(lowest)[2] == pytest.approx(1.0902 * 2.3, abs=0.02)
 
 
-@pytest.mark.parametrize(("sigma", "message"), [(20.0, "falls between"), (0.1, "collapses between")])
+@pytest.mark.parametrize(
+    ("sigma", "message"), [(20.0, "falls between"), (0.1, "collapses between"), (1.9, "has 0.38 of the volume")]
+)
 def test_crystals_without_a_volume_are_refused(sigma: float, message: str) -> None:
     with pytest.raises(StructureError, match=message):
-        at_lowest_energy(at_bond_lengths(bulk("Ar", "fcc", a=5.0)), LennardJones(sigma=sigma, rc=10.0), "argon")
+        at_lowest_energy(at_bond_lengths(bulk("Al", "fcc", a=5.0)), LennardJones(sigma=sigma, rc=10.0), "aluminium")
 
 
 @pytest.mark.parametrize(

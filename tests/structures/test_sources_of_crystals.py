@@ -11,6 +11,7 @@ from ase.build import bulk
 from relaxrl.errors import StructureError
 from relaxrl.structures.aflow_cif import read_aflow_cif
 from relaxrl.structures.check import closest_pair
+from relaxrl.structures.primitive import primitive_cell
 from relaxrl.structures.sources import SOURCES, anonymous_formula, nearest_shells, read_crystals, read_source
 
 CAESIUM_CHLORIDE = """# as FINDSYM writes it
@@ -188,3 +189,17 @@ def test_cells_agree_with_ase() -> None:
         whole = read(file, format="cif")
         assert mine.cell.volume / len(mine) == pytest.approx(whole.cell.volume / len(whole), rel=1e-6)
         assert closest_pair(mine)[2] == pytest.approx(closest_pair(whole)[2], abs=1e-3)
+
+
+def test_primitive_cell_of_a_conventional_one() -> None:
+    conventional = bulk("NaCl", "rocksalt", a=5.64, cubic=True)
+    conventional.rattle(0.01, seed=0)
+    primitive = primitive_cell(conventional)
+    assert sorted(primitive.get_chemical_symbols()) == ["Cl", "Na"]
+    assert primitive.cell.volume == pytest.approx(5.64**3 / 4)
+    np.testing.assert_allclose(primitive.cell.lengths(), 5.64 / np.sqrt(2))
+    assert len(primitive_cell(primitive)) == 2
+    perovskite = bulk("CsCl", "cesiumchloride", a=4.1) * (1, 1, 3)
+    assert len(primitive_cell(perovskite)) == 2
+    perovskite.positions[0] += 0.3
+    assert len(primitive_cell(perovskite)) == 6
