@@ -1,5 +1,6 @@
 """The relaxation environment: state, action correction, reward; it runs without any network."""
 
+from relaxrl.envs.cell_config import CellConfig
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.core import RelaxationEnv
 from relaxrl.envs.correction import Correction, correct
@@ -12,6 +13,7 @@ from relaxrl.envs.types import Action, StepResult
 __all__ = [
     "FEATURES",
     "Action",
+    "CellConfig",
     "Correction",
     "EnvConfig",
     "Reason",

@@ -35,14 +35,14 @@ class Bonds:
     Attributes:
         centre: (n_bonds,), int64.
         neighbour: (n_bonds,), int64.
-        translation: (n_bonds, 3), Å; added to the neighbour's position.
+        shift: (n_bonds, 3); lattice translations of the neighbours.
         sums: (n_bonds,), Å; of the covalent radii of both atoms.
         lengths: (n_atoms - 1,), sorted, in sums of covalent radii; infinite where parts are out of reach.
     """
 
     centre: IntArray
     neighbour: IntArray
-    translation: FloatArray
+    shift: FloatArray
     sums: FloatArray
     lengths: FloatArray
 
@@ -57,10 +57,10 @@ class Bonds:
         (i, j), shift = pairs_within(graph.to("cpu"), reach, each_once=True)
         real = i != j  # an atom's own images don't hold it
         centre, neighbour, cell = i[real].numpy(), j[real].numpy(), graph.cell[0].detach().cpu().numpy()
-        translation = shift[real].numpy().astype(np.float64) @ cell
+        shifts = shift[real].numpy().astype(np.float64)
         radii = _RADII[graph.atomic_numbers.detach().cpu().numpy()]
         sums = radii[centre] + radii[neighbour]
-        lengths = _distances(graph.positions.detach().cpu().numpy(), centre, neighbour, translation) / sums
+        lengths = _distances(graph.positions.detach().cpu().numpy(), centre, neighbour, shifts @ cell) / sums
         n = graph.n_atoms
         order = np.argsort(lengths, kind="stable")
         pairs, first = np.unique(centre[order] * n + neighbour[order], return_index=True)
@@ -69,11 +69,16 @@ class Bonds:
         kept = nearest[np.searchsorted(pairs, tree.coords[0].astype(np.int64) * n + tree.coords[1])]
         missing = np.full(n - 1 - len(kept), np.inf)
         in_order = np.concatenate([np.sort(lengths[kept]), missing])
-        return cls(centre[kept], neighbour[kept], translation[kept], sums[kept], in_order)
+        return cls(centre[kept], neighbour[kept], shifts[kept], sums[kept], in_order)
 
-    def now(self, positions: FloatArray) -> FloatArray:
-        """How long the same bonds are with other positions (n_atoms, 3), (n_bonds,), in sums of covalent radii."""
-        stretched: FloatArray = _distances(positions, self.centre, self.neighbour, self.translation) / self.sums
+    def now(self, positions: FloatArray, cell: FloatArray) -> FloatArray:
+        """How long the same bonds are, (n_bonds,), in sums of covalent radii, elsewhere.
+
+        Args:
+            positions: (n_atoms, 3), Å.
+            cell: (3, 3), Å.
+        """
+        stretched: FloatArray = _distances(positions, self.centre, self.neighbour, self.shift @ cell) / self.sums
         return stretched
 
 
@@ -82,6 +87,7 @@ class Cohesion:
 
     A bond is stretched by no more than its two atoms have moved. So a structure in which each atom is nearer to its
     start than `bond_stretch` - 1 covalent radii is whole, and most of the others are so by the bonds they began with.
+    Where cells strain, the start is carried along, and what they stretch is subtracted.
 
     Args:
         config: Options of the environment.
@@ -108,23 +114,32 @@ class Cohesion:
         self._free = (self.config.bond_stretch - 1.0) * radii
         self.free = float(self._free.min())
 
-    def broken(self, graph: AtomGraph, start: AtomGraph) -> Tensor | None:
+    def broken(self, graph: AtomGraph, start: AtomGraph, moved: tuple[Tensor, Tensor] | None = None) -> Tensor | None:
         """Which structures have come apart, (n_graphs,), bool; None if none has.
 
         Args:
             graph: The structures.
             start: The same at the start of their episodes.
+            moved: Where cells strain, where they have carried the atoms of the start, and their largest stretch; see
+                `relaxrl.envs.cells.carried`.
         """
-        gone: Tensor = torch.linalg.vector_norm(graph.positions - start.positions, dim=1)
-        far = gone > self._free
+        origin, free = start.positions, self._free
+        if moved is not None:
+            origin, stretch = moved
+            left = (self.config.bond_stretch - stretch.clamp(min=1.0)) / (self.config.bond_stretch - 1.0)
+            free = free * left[graph.graph_index]
+        gone: Tensor = torch.linalg.vector_norm(graph.positions - origin, dim=1)
+        far = gone > free
         if not bool(far.any()):
             return None
         doubtful = torch.unique(graph.graph_index[far]).tolist()
         positions, ptr = graph.positions.detach().cpu().numpy(), graph.ptr.tolist()
+        cells = graph.cell.detach().cpu().numpy()
         broken = [
             slot
             for slot in doubtful
-            if self._apart(slot, positions[ptr[slot] : ptr[slot + 1]], start) and self._in_pieces(slot, graph)
+            if self._apart(slot, positions[ptr[slot] : ptr[slot + 1]], cells[slot], start)
+            and self._in_pieces(slot, graph)
         ]
         if not broken:
             return None
@@ -132,14 +147,14 @@ class Cohesion:
         found[broken] = True
         return found
 
-    def _apart(self, slot: int, positions: FloatArray, start: AtomGraph) -> bool:
+    def _apart(self, slot: int, positions: FloatArray, cell: FloatArray, start: AtomGraph) -> bool:
         """Whether the bonds that a structure began with are too long; others may hold it still."""
         bonds = self._bonds[slot]
         if bonds is None:
             first = start.select([slot])
             reach = max(self.config.neighbor_cutoff, self.config.bond_stretch * _largest(first))
             bonds = self._bonds[slot] = Bonds.of(first, reach)
-        present = np.sort(bonds.now(positions))
+        present = np.sort(bonds.now(positions, cell))
         return bool((present > self._limits(bonds)[: len(present)]).any())
 
     def _in_pieces(self, slot: int, graph: AtomGraph) -> bool:

@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import field
-from typing import Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator
 
 from relaxrl.config import configclass
+from relaxrl.envs.cell_config import CellConfig
 from relaxrl.envs.reward import RewardConfig
+
+
+def _on_or_off(value: Any) -> Any:
+    """`cell: true` is all defaults, `cell: false` none."""
+    return ({} if value else None) if isinstance(value, bool) else value
 
 
 @configclass
@@ -63,6 +71,9 @@ class EnvConfig:
 
     reset_attempts: int = 10
     """Tries to draw a start without overlap, with a working calculator and not yet converged."""
+
+    cell: Annotated[CellConfig | None, BeforeValidator(_on_or_off)] = None
+    """Cells that relax, too, see `CellConfig`; true for its defaults. None keeps them as they are."""
 
     reward: RewardConfig = field(default_factory=RewardConfig)
     """Reward; see `RewardConfig`."""

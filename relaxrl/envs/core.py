@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
@@ -11,6 +13,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from relaxrl.device import torch_device
+from relaxrl.envs.cells import Cells, Freedom, carried
 from relaxrl.envs.cohesion import Cohesion
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.correction import WHOLLY
@@ -32,9 +35,12 @@ _RUNNING, _CONVERGED, _BROKEN = map(ORDER.index, (Reason.RUNNING, Reason.CONVERG
 class RelaxationEnv:
     """Relaxation of a batch of structures, each in an episode of its own.
 
-    One structure is a batch of one. All structures of the batch share one call of the potential per step. Cells are
-    fixed; positions are never wrapped. Atoms held by `FixAtoms` don't move and feel no force, as in ASE. An ended
-    episode stays as it is, at no cost, until `reset_finished` or `reset`.
+    One structure is a batch of one. All structures of the batch share one call of the potential per step. Positions are
+    never wrapped. Atoms held by `FixAtoms` don't move and feel no force, as in ASE. An ended episode stays as it is, at
+    no cost, until `reset_finished` or `reset`.
+
+    Cells are fixed, unless `config.cell` is given: then actions may strain them, see `relaxrl.envs.cells`, graphs have
+    stress, of the same evaluation as the forces, and convergence needs both to be small. Fixed atoms go with the cell.
 
     A step whose geometry the calculator can't evaluate is taken back as a whole (`applied` = 0, `a_back` = 1): the
     state after it is the one before it, and no number in a `StepResult` is ever NaN. An episode whose start is
@@ -50,7 +56,8 @@ class RelaxationEnv:
     Raises:
         ConfigError: This machine does not have the device asked for.
         ValueError: There are no crystals, or `n_envs` is not positive.
-        StructureError: A crystal has no atoms or a constraint other than `FixAtoms`.
+        StructureError: A crystal has no atoms or a constraint other than `FixAtoms`; or, with `config.cell`, a cell
+            without stress or nothing that is free to strain.
 
     Examples:
         >>> from ase.build import bulk
@@ -84,7 +91,9 @@ class RelaxationEnv:
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
         self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
         self._reward_weights = config.reward.weights
-        self._movement = Movement(config)
+        self._freedom = None if config.cell is None else Freedom.of(crystals, config.cell)
+        self._cells = None if config.cell is None else Cells(config.cell, config.fmax)
+        self._movement = Movement(config, self._cells)
         self._cohesion = Cohesion(config, n_envs)
         self._graph: AtomGraph | None = None
         self._start: AtomGraph | None = None  # the same slots at their first step; its history is not used
@@ -129,6 +138,17 @@ class RelaxationEnv:
         return torch.tensor(self._indices, device=self._steps.device)
 
     @property
+    def stress(self) -> Tensor:
+        """The largest principal stress that is free, (n_envs,), eV/Å³, where cells strain.
+
+        Raises:
+            RuntimeError: Cells are fixed, or there was no `reset` before.
+        """
+        if self._cells is None:
+            raise RuntimeError("cells are fixed, and stress is not evaluated; give the environment's config a `cell`")
+        return self._cells.free_stress(self.graph)
+
+    @property
     def steps(self) -> Tensor:
         """Steps made in each episode, (n_envs,), int64."""
         return self._steps.clone()
@@ -159,7 +179,7 @@ class RelaxationEnv:
 
         Raises:
             StructureError: A crystal overlaps, explodes, or can't be displaced without that.
-            CalculatorError: The calculator fails at a crystal's start.
+            CalculatorError: The calculator fails at a crystal's start, or gives no stress where cells strain.
             ValueError: `indices` is not one valid index per slot.
         """
         return self.reset_slots(range(self.n_envs), indices)
@@ -191,27 +211,30 @@ class RelaxationEnv:
         chosen = self._draw(len(slots)) if indices is None else self._checked(indices, len(slots))
         return self._begin(list(slots), chosen)
 
-    def step(self, displacements: Tensor | Action) -> StepResult:
+    def step(self, displacements: Tensor | Action, strain: Tensor | None = None) -> StepResult:
         """Displace the atoms, as far as that is legal, and evaluate the forces there.
 
         Args:
             displacements: (n_atoms, 3), Å, for the atoms of all structures of `graph`.
+            strain: (n_graphs, 6), see `Action`, which may hold it as well.
 
         Returns:
             What happened. Structures whose episode had ended before are unchanged, with zero reward.
 
         Raises:
-            ValueError: Displacements have another shape or are not finite.
+            ValueError: Displacements or strain have another shape or are not finite; or cells are fixed and there is a
+                strain.
             RuntimeError: There was no `reset` before.
         """
-        action = displacements if isinstance(displacements, Action) else Action(displacements)
+        action = displacements if isinstance(displacements, Action) else Action(displacements, strain)
         before, felt, all_running = self.graph, _set(self._felt), self._all_running
         running = None if all_running else self._reasons == _RUNNING
         wanted, lengths, longest = self._movement.allowed(before, action.displacements.detach(), running)
-        outcome = self._movement.move(before, wanted, lengths, self.potential)
+        asked = self._asked_strain(action.strain, before, running)
+        outcome = self._movement.move(before, wanted, lengths, self.potential, asked)
         self._evaluations += 1 if outcome.evaluated is None else outcome.evaluated
         after = outcome.graph
-        self._felt = Felt.of(_set(after.forces), after.graph_index, self.n_envs)
+        self._felt = self._feel(after)
         self._steps += 1 if running is None else running
         self._longest, self._strayed = self._longest + 1, self._strayed + longest
         self._count_stuck(outcome.a_back)
@@ -224,8 +247,9 @@ class RelaxationEnv:
             longest=self._longest,
             strayed=self._strayed,
             cohesion=self._cohesion,
+            moved=None if self._cells is None else carried(self.start, after),
         )
-        reasons = judge(after, self._felt.fmax, progress, self.config)
+        reasons = judge(after, self._felt.most, progress, self.config)
         if reasons is not None:
             self._reasons = reasons if running is None else torch.where(running, reasons, self._reasons)
             self._all_running = not bool(self._reasons.any())
@@ -242,7 +266,10 @@ class RelaxationEnv:
             graph_index=after.graph_index,
             sizes=self._sizes,
         )
-        return self._result(step, wanted, outcome.applied, running)
+        result = self._result(step, wanted, outcome.applied, running)
+        if asked is None:
+            return result
+        return dataclasses.replace(result, proposed_strain=asked, applied_strain=outcome.strain)
 
     def state_dict(self) -> StateDict:
         """All that is needed to go on bit for bit: episodes, counters, weights and the generator."""
@@ -296,7 +323,12 @@ class RelaxationEnv:
     def _begin(self, slots: list[int], indices: list[int]) -> AtomGraph:
         """Replace the episodes of some slots by new ones of the crystals asked for."""
         new = draw_starts(
-            [self.crystals[index] for index in indices], self.potential, self.config, self.generator, self.device
+            [self.crystals[index] for index in indices],
+            self.potential,
+            self.config,
+            self.generator,
+            self.device,
+            None if self._freedom is None else self._freedom.select(indices, self.device),
         )
         first = new
         if self._graph is not None and self._start is not None and len(slots) < self.n_envs:
@@ -323,10 +355,26 @@ class RelaxationEnv:
             return
         self._sizes, self._longest = graph.atoms_per_graph, int(self._steps.max())
         self._strayed = float(torch.linalg.vector_norm(graph.positions - self.start.positions, dim=1).max())
-        self._felt = Felt.of(_set(graph.forces), graph.graph_index, self.n_envs)
+        if self._cells is not None:
+            self._cells.begin(_set(self._freedom).select(self._indices, self.device), self.start)
+            self._strayed = math.inf  # cells carry atoms along: measured anew in each step
+        self._felt = self._feel(graph)
         self._cohesion.begin(graph, new)
         free = torch.cat([self._free_atoms[index] for index in self._indices])
         self._movement.begin(graph, None if bool(free.all()) else free.to(graph.positions.device))
+
+    def _feel(self, graph: AtomGraph) -> Felt:
+        """How large forces and, where cells strain, stresses are."""
+        pull = None if self._cells is None else self._cells.pull(graph)
+        return Felt.of(_set(graph.forces), graph.graph_index, self.n_envs, pull)
+
+    def _asked_strain(self, strain: Tensor | None, graph: AtomGraph, running: Tensor | None) -> Tensor | None:
+        """What is allowed of the strain asked for; None where cells are fixed."""
+        if self._cells is not None:
+            return self._cells.allowed(strain, graph, running)
+        if strain is not None:
+            raise ValueError("`strain` must be None: this environment keeps the cells fixed; give its config a `cell`")
+        return None
 
     def _count_stuck(self, a_back: Tensor | None) -> None:
         """Count the steps in a row of which nothing was left; None stands for zeros."""

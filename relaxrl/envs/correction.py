@@ -7,6 +7,9 @@ r_i + f d_i. A moment of that path is illegal if
   from the start may stay or move apart, so that an overlap can be resolved, but not approach further; or
 - an atom that had a neighbour within the cutoff at f = 0 has none.
 
+Where cells strain, by ε, the vector v between two atoms is v + f (v ε + d_j - d_i): a straight path, too, on which an
+atom may also come too close to its own images. The cell itself is seen to by `relaxrl.envs.cells`.
+
 The step ends where the path becomes illegal for the first time, at f = 1 - a_back. So a_back is the smallest fraction
 that leaves a legal path, and atoms can't tunnel through each other. Distances along the path are square roots of
 quadratic functions of f: each first crossing is a root in closed form, no search is needed.
@@ -46,7 +49,9 @@ class Correction:
     a_back: Tensor
 
 
-def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutoff: float) -> Correction:
+def correct(
+    graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutoff: float, strain: Tensor | None = None
+) -> Correction:
     """Scale the displacement of each structure back by the smallest fraction that makes it legal.
 
     Args:
@@ -54,6 +59,8 @@ def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutof
         displacement: (n_atoms, 3), Å, of any length.
         r_min: Å; or (n_atoms,), contact radii in Å whose sum is the r_min of a pair.
         cutoff: Å; an atom may not lose all of its neighbours within this distance.
+        strain: (n_graphs, 3, 3), symmetric, of norm below 1; cells and all in them strain beside the displacement, and
+            the same fraction of both is taken back. None keeps the cells.
 
     Returns:
         The corrected displacement and the fraction taken back.
@@ -67,10 +74,9 @@ def correct(graph: AtomGraph, displacement: Tensor, r_min: float | Tensor, cutof
     kept = displacement.new_ones(graph.n_graphs)
     if graph.n_atoms:
         # No pair changes its distance by more than twice the largest displacement.
-        reach = 2.0 * float(torch.linalg.vector_norm(displacement, dim=-1).max())
-        near = max(2.0 * float(radii.max()) + MARGIN + reach, NEAR * cutoff)
-        pairs = _listed(graph, displacement, near, each_once=True)
-        kept = legal_fraction(graph, displacement, radii, cutoff, [(pairs, slice(None))])
+        near = max(_origin(2.0 * float(radii.max()) + MARGIN, displacement, strain), NEAR * cutoff)
+        pairs = _listed(graph, displacement, near, each_once=True, strain=strain)
+        kept = legal_fraction(graph, displacement, radii, cutoff, [(pairs, slice(None))], strain=strain)
     a_back = 1.0 - kept
     return Correction((1.0 - a_back)[graph.graph_index, None] * displacement, a_back)
 
@@ -82,6 +88,7 @@ def legal_fraction(
     cutoff: float,
     pairs: Iterable[tuple[Pairs, slice]],
     asked: Tensor | None = None,
+    strain: Tensor | None = None,
 ) -> Tensor:
     """Fraction of the displacement of each structure that is legal, (n_graphs,).
 
@@ -93,6 +100,7 @@ def legal_fraction(
         pairs: All pairs that could touch, in any number of parts, each with the atoms among which it counts. Pairs may
             appear once or in both directions.
         asked: (n_graphs,), bool; structures of which pairs are given. The others are known to be legal; none if None.
+        strain: (n_graphs, 3, 3), that the pairs know of; none if None.
     """
     kept, bound = displacement.new_ones(graph.n_graphs), []
     for part, atoms in pairs:
@@ -109,8 +117,9 @@ def legal_fraction(
         some = torch.unique(graph.graph_index[lonely])
         rows = torch.isin(graph.graph_index, some)
         structures, steps = graph.select(some), displacement[rows]
-        reach = 2.0 * float(torch.linalg.vector_norm(steps, dim=-1).max())
-        loss = _first_loss(_listed(structures, steps, cutoff + reach), cutoff, structures)
+        strains = None if strain is None else strain[some]
+        near = _origin(cutoff, steps, strains)
+        loss = _first_loss(_listed(structures, steps, near, strain=strains), cutoff, structures)
         kept[some] = torch.minimum(kept[some], loss)
     return kept
 
@@ -160,9 +169,21 @@ class Pairs:
     c: Tensor
 
     @staticmethod
-    def of(centre: Tensor, neighbour: Tensor, vectors: Tensor, displacement: Tensor) -> Pairs:
-        """Pairs from the vectors (n_pairs, 3) between them and the displacements (n_atoms, 3) of all atoms, Å."""
+    def of(
+        centre: Tensor, neighbour: Tensor, vectors: Tensor, displacement: Tensor, strain: Tensor | None = None
+    ) -> Pairs:
+        """Pairs from the vectors (n_pairs, 3) between them and the displacements (n_atoms, 3) of all atoms, Å.
+
+        Args:
+            centre: (n_pairs,).
+            neighbour: (n_pairs,).
+            vectors: (n_pairs, 3), Å.
+            displacement: (n_atoms, 3), Å.
+            strain: (n_pairs, 3, 3), of each pair's cell; none if None.
+        """
         relative = displacement.index_select(0, neighbour) - displacement.index_select(0, centre)
+        if strain is not None:
+            relative = relative + torch.einsum("pa,pab->pb", vectors, strain)
         return Pairs(
             centre,
             neighbour,
@@ -172,12 +193,24 @@ class Pairs:
         )
 
 
-def _listed(graph: AtomGraph, displacement: Tensor, radius: float, each_once: bool = False) -> Pairs:
+def _origin(distance: float, displacement: Tensor, strain: Tensor | None) -> float:
+    """No pair that comes within `distance` Å on the way began farther apart than this."""
+    # No pair changes its distance by more than twice the largest displacement, beside what strain does.
+    reach = 2.0 * float(torch.linalg.vector_norm(displacement, dim=-1).max())
+    if strain is None:
+        return distance + reach
+    return (distance + reach) / (1.0 - float(torch.linalg.matrix_norm(strain).max()))
+
+
+def _listed(
+    graph: AtomGraph, displacement: Tensor, radius: float, each_once: bool = False, strain: Tensor | None = None
+) -> Pairs:
     """All pairs within `radius` Å before the step."""
     (centre, neighbour), shift = pairs_within(graph, radius, each_once)
     edge_index = torch.stack([centre, neighbour])
     vectors = graph.replace(edge_index=edge_index, edge_shift=shift.to(graph.positions.dtype)).edge_vectors()
-    return Pairs.of(centre, neighbour, vectors, displacement)
+    of_pairs = None if strain is None else strain[graph.graph_index[centre]]
+    return Pairs.of(centre, neighbour, vectors, displacement, of_pairs)
 
 
 def _first_contact(pairs: Pairs, radii: Tensor) -> tuple[Tensor, Tensor] | None:

@@ -29,6 +29,9 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
     `Box(-1, 1, (3 * n_max,), float32)`: the displacement of atom `i` in units of `config.max_step` at `3i` to `3i + 2`.
     Vectors longer than 1 are shortened to 1; entries of atoms that are not there have no effect.
 
+    With `config.cell`, six more numbers strain the cell, and all in it, before the displacements: in units of
+    `config.cell.max_strain`, with respect to `relaxrl.strain.STRAIN_BASIS`; of norm 1 at most, too.
+
     ## Observation Space
 
     A `Dict` of float32 boxes:
@@ -41,6 +44,7 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
     | `cell` | (3, 3) | Å; rows are the lattice vectors |
     | `pbc` | (3,) | 1 where periodic |
     | `mask` | (n_max,) | 1 where there is an atom |
+    | `stress` | (6,) | with `config.cell` alone: eV/Å³; xx, yy, zz, yz, xz, xy, positive under tension |
 
     ## Rewards
 
@@ -49,20 +53,25 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
     ## Starting State
 
     A crystal drawn at random, or the one of `reset(options={"structure": index or id})`. Crystals of kind "minimum" are
-    displaced at random by `config.rattle`; those of kind "start" are taken as they are.
+    displaced at random by `config.rattle`, with `config.cell` strained by `config.cell.strain` before; those of kind
+    "start" are taken as they are.
 
     ## Episode End
 
     Terminated: F_max <= `config.fmax`, at an energy not above the start's and with an intact structure; this alone is
-    `info["is_success"]`. Truncated: `info["reason"]` is "step_limit", "stuck", "calculator_failed", "exploded",
-    "energy_above_start" (forces vanish higher up than they began) or "broken" (the structure has come apart, at
-    whatever forces); see `relaxrl.envs.Reason`.
+    `info["is_success"]`. With `config.cell`, the stress must be small, too, see `config.cell.smax`.
+
+    Truncated: `info["reason"]` is "step_limit", "stuck", "calculator_failed", "exploded", "energy_above_start" (forces
+    vanish higher up than they began) or "broken" (the structure has come apart, at whatever forces); see
+    `relaxrl.envs.Reason`.
 
     ## Information
 
     `reset` and `step` give the same keys: `proposed` and `corrected` displacement, (n_max, 3), Å; `a_back`, the
     fraction taken back; `reward_NAME` for each term; `force_evaluations` of the episode, the first included; `reason`,
-    "" while the episode runs; `is_success`; `energy`, eV; `fmax`, eV/Å; `structure`, the crystal's id.
+    "" while the episode runs; `is_success`; `energy`, eV; `fmax`, eV/Å; `structure`, the crystal's id. With
+    `config.cell` also `proposed_strain` and `corrected_strain`, (6,), `stress`, (6,), as observed, and `smax`, its
+    largest principal value of what is free, eV/Å³.
 
     ## Arguments
 
@@ -106,7 +115,7 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
         check_render_mode(render_mode)
         self.task = Task.of(structures, calculator, config, n_max)
         self.render_mode = render_mode
-        self.view = self.view_type(self.task.n_max)
+        self.view = self.view_type(self.task.n_max, self.task.config.cell is not None)
         self.observation_space = self.view.observation_space
         self.action_space = self.view.action_space
         self._core: RelaxationEnv | None = None
@@ -146,7 +155,7 @@ class RelaxEnv(gymnasium.Env[Any, Any]):
             RuntimeError: There was no `reset` before.
         """
         core = self.core
-        result = core.step(self.view.displacement(action, core.graph, self.task.config.max_step))
+        result = core.step(self.view.action(action, core.graph, self.task.config))
         return (
             self.view.observation(result.graph),
             float(result.reward),
@@ -174,7 +183,7 @@ class RelaxFlatEnv(RelaxEnv):
 
     `relaxrl/RelaxFlat-v0`. The observation space is `Box((8 * n_max + 12,), float32)`: what
     `gymnasium.wrappers.FlattenObservation` makes of `relaxrl/Relax-v0`, that is cell, forces, mask, numbers, pbc and
-    positions, one after the other. All else is that of `RelaxEnv`, arguments included.
+    positions, one after the other, and stress with `config.cell`. All else is that of `RelaxEnv`, arguments included.
     """
 
     view_type = FlatView

@@ -16,6 +16,7 @@ from relaxrl.envs.render import RENDER_FPS, RENDER_MODES, check_render_mode, ren
 from relaxrl.envs.task import Calculator, Structures, Task
 from relaxrl.envs.types import StepResult
 from relaxrl.envs.views import LARGEST, FlatView, Float32Array, check_finite, information, of_one
+from relaxrl.errors import ConfigError
 from relaxrl.graph import AtomGraph
 from relaxrl.neighbors import with_edges
 
@@ -85,6 +86,11 @@ class RelaxParallelEnv(ParallelEnv[str, Any, Any]):
         if n_neighbors < 1:
             raise ValueError(f"`n_neighbors` must be at least 1, got {n_neighbors}")
         self.task = Task.of(structures, calculator, config, n_max)
+        if self.task.config.cell is not None:
+            raise ConfigError(
+                "config: `cell` is for one agent that moves all, such as relaxrl/Relax-v0; agents per atom have no "
+                "strain among their actions: leave it out"
+            )
         self.n_neighbors = n_neighbors
         self.render_mode = render_mode
         self.possible_agents = [f"atom_{k}" for k in range(self.task.n_max)]
@@ -141,7 +147,9 @@ class RelaxParallelEnv(ParallelEnv[str, Any, Any]):
 
         Raises:
             ValueError: An agent has no action, or one of another shape or not finite; or there is no such agent.
+            RuntimeError: There was no `reset` before.
         """
+        self.core.graph  # noqa: B018 - says so where there was no reset
         agents = self.agents
         if not agents and not actions:
             return {}, {}, {}, {}, {}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,9 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.gym_env import RelaxEnv
+from relaxrl.envs.types import Action
 from relaxrl.envs.views import LARGEST, PaddedView, check_finite
 from relaxrl.graph import AtomGraph
 
@@ -76,28 +78,60 @@ class AtomArray(spaces.Space[NDArray[np.float32]]):
 class RaggedView(PaddedView):
     """Structures without padding."""
 
-    def __init__(self, n_max: int) -> None:
-        super().__init__(n_max)
-        self.action_space = AtomArray(n_max, (3,), -1.0, 1.0)
+    def __init__(self, n_max: int, cell: bool = False) -> None:
+        super().__init__(n_max, cell)
+        displacements = AtomArray(n_max, (3,), -1.0, 1.0)
+        self.action_space = displacements
+        if cell:
+            strain = spaces.Box(-1.0, 1.0, (6,), np.float32)
+            self.action_space = spaces.Dict({"displacements": displacements, "strain": strain})
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
         """The space of one structure."""
-        return spaces.Dict(
-            {
-                "numbers": AtomArray(self.n_max, (), 0.0, 118.0),
-                "positions": AtomArray(self.n_max, (3,), -LARGEST, LARGEST),
-                "forces": AtomArray(self.n_max, (3,), -LARGEST, LARGEST),
-                "cell": self.boxes["cell"],
-                "pbc": self.boxes["pbc"],
-            }
-        )
+        per_atom: dict[str, spaces.Space[Any]] = {
+            "numbers": AtomArray(self.n_max, (), 0.0, 118.0),
+            "positions": AtomArray(self.n_max, (3,), -LARGEST, LARGEST),
+            "forces": AtomArray(self.n_max, (3,), -LARGEST, LARGEST),
+        }
+        return spaces.Dict(per_atom | {key: self.boxes[key] for key in self._whole})
 
     def observation(self, graph: AtomGraph) -> Any:
         """The only structure of a batch of one."""
         padded, n = super().observation(graph), graph.n_atoms
-        whole = {key: padded[key] for key in ("cell", "pbc")}
+        whole = {key: padded[key] for key in self._whole}
         return {key: padded[key][:n] for key in ("numbers", "positions", "forces")} | whole
+
+    @property
+    def _whole(self) -> tuple[str, ...]:
+        """What does not belong to single atoms."""
+        return ("cell", "pbc", "stress") if self.cell else ("cell", "pbc")
+
+    def action(self, action: Any, graph: AtomGraph, config: EnvConfig) -> Action:
+        """What an action asks for.
+
+        Args:
+            action: As for `displacement`; where cells strain, a mapping of `displacements`, like that, and `strain`,
+                (6,), in units of `config.cell.max_strain`.
+            graph: The structure to be displaced.
+            config: Options of the environment.
+
+        Raises:
+            ValueError: The action has another shape or is not finite.
+        """
+        if config.cell is None:
+            return super().action(action, graph, config)
+        if not isinstance(action, Mapping) or action.keys() != {"displacements", "strain"}:
+            raise ValueError(
+                "`action` must be a mapping of `displacements` (n_atoms, 3) and `strain` (6,), because cells strain, "
+                f"got {sorted(action) if isinstance(action, Mapping) else type(action).__name__}"
+            )
+        strain = np.asarray(action["strain"], dtype=np.float64)
+        if strain.shape != (6,):
+            raise ValueError(f"`strain` of the action must have shape (6,), got {strain.shape}")
+        check_finite(strain)
+        displacements = self.displacement(action["displacements"], graph, config.max_step)
+        return Action(displacements, torch.from_numpy(config.cell.max_strain * strain[None]))
 
     def displacement(self, action: ArrayLike, graph: AtomGraph, longest: float) -> Tensor:
         """What an action asks for, (n_atoms, 3), Å.
@@ -126,7 +160,8 @@ class RelaxRaggedEnv(RelaxEnv):
     `relaxrl/RelaxRagged-v0`. Observations are a `Dict` of `numbers` (n,), `positions` (n, 3), `forces` (n, 3), `cell`
     (3, 3) and `pbc` (3,), float32, with the n atoms of the structure. Actions are (n, 3), in units of
     `config.max_step`; more rows, up to `n_max`, have no effect, so that a sample of the action space fits any
-    structure. All else is that of `RelaxEnv`, arguments included; `info` has the fixed shapes of `n_max`.
+    structure. All else is that of `RelaxEnv`, arguments included; `info` has the fixed shapes of `n_max`. With
+    `config.cell`, observations have `stress`, and actions are a `Dict` of `displacements` and `strain`, (6,).
 
     Vector environments of it give tuples of arrays instead of stacked ones, and processes can't share memory:
     `gymnasium.make_vec(..., vectorization_mode="async", vector_kwargs={"shared_memory": False})`.

@@ -59,9 +59,10 @@ def render(core: RelaxationEnv, slot: int, mode: str | None) -> NDArray[np.uint8
     change = float(graph.energy - start.energy) if graph.energy is not None and start.energy is not None else 0.0
     formula = Formula.from_list([chemical_symbols[number] for number in graph.atomic_numbers.tolist()]).format("metal")
     state = core.reasons[slot] or "running"
+    stress = f"stress {float(core.stress[slot]):.4f} eV/Å³   " if core.config.cell is not None else ""
     line = (
         f"{core.crystals[int(core.indices[slot])].id}   {formula}   step {int(core.steps[slot])}   "
-        f"F_max {fmax:.3f} eV/Å   ΔE {change:+.3f} eV   {state}"
+        f"F_max {fmax:.3f} eV/Å   {stress}ΔE {change:+.3f} eV   {state}"
     )
     return line + _table(graph) if mode == "ansi" else _picture(graph, start, line, core.config.fmax)
 

@@ -22,7 +22,10 @@ FORCE_FLOOR = 1e-6
 """eV/Å; the logarithm of the force stops falling here."""
 
 TERMS = ("base", "log", "delta", "energy", "step", "correction", "done", "broken")
-"""Names of all terms, in the order of the report."""
+"""Names of all terms where cells are fixed, in the order of the report."""
+
+CELL_TERMS = (*TERMS, "stress")
+"""Names of all terms where cells strain."""
 
 Preset = Literal["force", "log_force", "step", "hybrid", "mixed", "mixed_delta"]
 """Names of ready-made sets of weights."""
@@ -41,26 +44,28 @@ class RewardWeights:
     w_correction: float = 0.0
     w_done: float = 0.0
     w_broken: float = 0.0
+    w_stress: float = 0.0
 
     @cached_property
     def counted(self) -> frozenset[str]:
         """Names of the terms that are not zero by their weight."""
-        names = {name for name in TERMS if name != "base" and getattr(self, f"w_{name}")}
+        names = {name for name in CELL_TERMS if name != "base" and getattr(self, f"w_{name}")}
         return frozenset(names | ({"base"} if self.w_max or self.w_mean else set()))
 
 
 PRESETS: dict[Preset, RewardWeights] = {
-    "force": RewardWeights(w_max=1.0),
+    "force": RewardWeights(w_max=1.0, w_stress=1.0),
     "log_force": RewardWeights(w_log=1.0),
     "step": RewardWeights(w_step=1.0),
-    "hybrid": RewardWeights(w_max=1 / 3, w_log=1 / 3, w_step=1 / 3),
-    "mixed": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0),
+    "hybrid": RewardWeights(w_max=1 / 3, w_log=1 / 3, w_step=1 / 3, w_stress=1 / 3),
+    "mixed": RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0, w_stress=1.0),
     "mixed_delta": RewardWeights(
-        w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0, w_delta=1.0, w_correction=1.0
+        w_max=0.7, w_mean=0.3, w_log=0.1, w_done=10.0, w_broken=10.0, w_stress=1.0, w_delta=1.0, w_correction=1.0
     ),
 }
 """`force`: -F_max. `log_force`: -log10 F_max. `step`: -1 per step. `hybrid`: a weighted sum of these three. `mixed`:
-base, log, done and broken. `mixed_delta`: the same with delta and correction."""
+base, log, done and broken. `mixed_delta`: the same with delta and correction. Where cells strain, each that counts
+F_max counts the stress beside it, as a force P (see `relaxrl.envs.cells.Cells.pull`): `force` is -F_max - P."""
 
 
 @configclass
@@ -70,7 +75,7 @@ class RewardConfig:
     Examples:
         >>> RewardConfig(kind="mixed", w_log=0.2).weights.w_log
         0.2
-        >>> RewardConfig.preset("force").weights == RewardWeights(w_max=1.0)
+        >>> RewardConfig.preset("force").weights == RewardWeights(w_max=1.0, w_stress=1.0)
         True
     """
 
@@ -106,6 +111,10 @@ class RewardConfig:
     w_broken: float | None = None
     """Cost of a structure that comes apart, which ends the episode: as much as `w_done` in the presets that have that,
     because where every step costs something, an early end by any means would pay."""
+
+    w_stress: float | None = None
+    """Weight of -P, the stress as a force, where cells strain, Å/eV. There, too, the log term is of the larger of F_max
+    and P, and the delta term counts the fall of both."""
 
     norm: Literal["mean", "rms"] = "mean"
     """Whether the base term takes F_mean or F_rms."""
@@ -163,16 +172,23 @@ class Felt:
     Attributes:
         norms: (n_atoms,), eV/Å; |F_i|.
         fmax: (n_graphs,), eV/Å; F_max.
+        pull: (n_graphs,), eV/Å; P, the stress as a force. None where cells are fixed.
     """
 
     norms: Tensor
     fmax: Tensor
+    pull: Tensor | None = None
+
+    @property
+    def most(self) -> Tensor:
+        """What has to fall below fmax, (n_graphs,), eV/Å: the larger of F_max and P."""
+        return self.fmax if self.pull is None else torch.maximum(self.fmax, self.pull)
 
     @staticmethod
-    def of(forces: Tensor, graph_index: Tensor, n_graphs: int) -> Felt:
-        """From forces (n_atoms, 3), eV/Å, and the structure (n_atoms,) of each atom."""
+    def of(forces: Tensor, graph_index: Tensor, n_graphs: int, pull: Tensor | None = None) -> Felt:
+        """From forces (n_atoms, 3), eV/Å, the structure (n_atoms,) of each atom, and the pull of cells, if they do."""
         norms = force_norms(forces)
-        return Felt(norms, scatter_max(norms, graph_index, n_graphs))
+        return Felt(norms, scatter_max(norms, graph_index, n_graphs), pull)
 
 
 @dataclass(frozen=True)
@@ -224,7 +240,7 @@ def atom_terms(step: Step, weights: RewardWeights) -> dict[str, Tensor]:
     """Each term of the reward of each atom, (n_atoms,), for critics that value atoms one by one.
 
     The force terms take |F_i| in place of F_max and of the average; the terms that belong to the structure as a whole
-    (energy, step, correction, done, broken) are given to each of its atoms.
+    (energy, step, correction, done, broken, stress) are given to each of its atoms.
 
     Args:
         step: The step to judge.
@@ -251,13 +267,19 @@ def _terms(
         return value if spread is None else value.index_select(0, spread)
 
     nothing = torch.zeros_like(after)
-    terms, counted = dict.fromkeys(TERMS, nothing), weights.counted
+    pull, pull_before = step.after.pull, step.before.pull
+    terms, counted = dict.fromkeys(TERMS if pull is None else CELL_TERMS, nothing), weights.counted
     if "base" in counted:
         terms["base"] = base_term(after, average, weights.w_max, weights.w_mean)
     if "log" in counted:
-        terms["log"] = log_term(after, weights.w_log)
+        largest = after if pull is None else torch.maximum(after, shared(pull))
+        terms["log"] = log_term(largest, weights.w_log)
     if "delta" in counted:
         terms["delta"] = delta_term(before, after, weights.w_delta)
+        if pull is not None and pull_before is not None:
+            terms["delta"] = terms["delta"] + shared(delta_term(pull_before, pull, weights.w_delta))
+    if "stress" in counted and pull is not None:
+        terms["stress"] = shared(-weights.w_stress * pull)
     if "energy" in counted:
         terms["energy"] = shared(energy_term(step.energy_before, step.energy, step.sizes, weights.w_energy))
     if "step" in counted:

@@ -22,7 +22,7 @@ class Reason(StrEnum):
 
     RUNNING = ""
     CONVERGED = "converged"
-    """F_max <= fmax, energy not above the start, structure intact."""
+    """F_max <= fmax, and stress small enough where cells strain; energy not above the start, structure intact."""
     ENERGY_ABOVE_START = "energy_above_start"
     """Forces vanish, but at a higher energy than the episode began with: atoms were pulled out of their wells."""
     BROKEN = "broken"
@@ -54,6 +54,8 @@ class Progress:
         longest: No episode has made more steps.
         strayed: Å; no atom is farther from where it began.
         cohesion: Notices structures that come apart.
+        moved: Where cells strain, where they have carried the atoms of the start, and their largest stretch; see
+            `relaxrl.envs.cells.carried`.
     """
 
     start: AtomGraph
@@ -64,6 +66,7 @@ class Progress:
     longest: int
     strayed: float
     cohesion: Cohesion
+    moved: tuple[Tensor, Tensor] | None = None
 
 
 def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig) -> Tensor | None:
@@ -71,7 +74,7 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
 
     Args:
         graph: The structures with energies.
-        fmax: (n_graphs,), eV/Å.
+        fmax: (n_graphs,), eV/Å; where cells strain, their pull if that is larger.
         progress: Of the episodes.
         config: Limits.
 
@@ -82,11 +85,13 @@ def judge(graph: AtomGraph, fmax: Tensor, progress: Progress, config: EnvConfig)
     assert graph.energy is not None, "graphs of the environment have energies"
     assert start.energy is not None, "graphs of the environment have energies"
     rise = graph.energy - start.energy
-    broken = None if progress.strayed <= progress.cohesion.free else progress.cohesion.broken(graph, start)
+    near = progress.strayed <= progress.cohesion.free
+    broken = None if near else progress.cohesion.broken(graph, start, progress.moved)
     if broken is None and _nothing_happened(fmax, rise, progress, config):
         return None
     rise = rise / progress.sizes
-    farthest = scatter_max(force_norms(graph.positions - start.positions), graph.graph_index, graph.n_graphs)
+    origin = start.positions if progress.moved is None else progress.moved[0]
+    farthest = scatter_max(force_norms(graph.positions - origin), graph.graph_index, graph.n_graphs)
     exploded = (
         (fmax > config.explosion_fmax) | (rise > config.explosion_energy) | (farthest > config.explosion_displacement)
     )

@@ -17,18 +17,12 @@ class Action:
 
     Attributes:
         displacements: (n_atoms, 3), Å.
-        strain: The change of each cell, beside that of the atoms; cells are fixed, so it is None.
-
-    Raises:
-        ValueError: A strain was given.
+        strain: (n_graphs, 6), components in `relaxrl.strain.STRAIN_BASIS`; cells and all in them strain, x (1 + ε), and
+            displacements come on top. None for no strain, as it must be where cells are fixed.
     """
 
     displacements: Tensor
-    strain: None = None
-
-    def __post_init__(self) -> None:
-        if self.strain is not None:
-            raise ValueError("`strain` must be None: this environment keeps the cells fixed")
+    strain: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +41,9 @@ class StepResult:
         a_back: (n_graphs,); the fraction of `proposed` that was taken back.
         evaluations: (n_graphs,), int64; force evaluations of the episode so far, the one of its start included.
         rate_atoms: Makes `atom_reward`, which not everyone needs.
+        proposed_strain: (n_graphs, 6); what is free of the strain asked for, limited to `max_strain`. None where cells
+            are fixed.
+        applied_strain: (n_graphs, 6); the corrected strain, which is what happened.
     """
 
     graph: AtomGraph
@@ -60,6 +57,8 @@ class StepResult:
     a_back: Tensor
     evaluations: Tensor
     rate_atoms: Callable[[], Tensor] = field(repr=False)
+    proposed_strain: Tensor | None = None
+    applied_strain: Tensor | None = None
 
     @cached_property
     def atom_reward(self) -> Tensor:

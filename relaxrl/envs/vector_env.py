@@ -74,7 +74,7 @@ class RelaxVectorEnv(VectorEnv[Any, Any, Any]):
         self.task = Task.of(structures, calculator, config, n_max)
         self.core: RelaxationEnv = self.task.core(self.np_random, num_envs)
         self.render_mode = render_mode
-        self.view = self.view_type(self.task.n_max)
+        self.view = self.view_type(self.task.n_max, self.task.config.cell is not None)
         self.single_observation_space = self.view.observation_space
         self.single_action_space = self.view.action_space
         self.observation_space = batch_space(self.single_observation_space, num_envs)
@@ -105,14 +105,14 @@ class RelaxVectorEnv(VectorEnv[Any, Any, Any]):
         """Displace the atoms of all structures.
 
         Args:
-            actions: (num_envs, 3 * n_max), in [-1, 1]; see `RelaxEnv`.
+            actions: (num_envs, 3 * n_max), in [-1, 1], with six more columns where cells strain; see `RelaxEnv`.
 
         Raises:
             ValueError: The actions have another shape or are not finite.
             RuntimeError: There was no `reset` before.
         """
         core, n_max = self.core, self.task.n_max
-        result = core.step(self.view.displacements(actions, core.graph, self.task.config.max_step))
+        result = core.step(self.view.actions(actions, core.graph, self.task.config))
         done, info = result.done.cpu().numpy(), information(core, result, n_max)
         graph = result.graph
         final: dict[str, Any] = {}

@@ -10,15 +10,20 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.core import RelaxationEnv
-from relaxrl.envs.reward import TERMS
-from relaxrl.envs.types import StepResult
+from relaxrl.envs.reward import CELL_TERMS, TERMS
+from relaxrl.envs.types import Action, StepResult
 from relaxrl.graph import AtomGraph, max_force
 
 Float32Array = NDArray[np.float32]
 
 LARGEST = 1e6
-"""Bound of positions (Å), cells (Å) and forces (eV/Å) in observations; some libraries refuse infinite bounds."""
+"""Bound of positions (Å), cells (Å), forces (eV/Å) and stress (eV/Å³) in observations; some libraries refuse infinite
+bounds."""
+
+VOIGT = ((0, 1, 2, 1, 0, 0), (0, 1, 2, 2, 2, 1))
+"""Rows and columns of the components xx, yy, zz, yz, xz, xy."""
 
 
 class PaddedView:
@@ -26,23 +31,27 @@ class PaddedView:
 
     Args:
         n_max: Atoms there is room for.
+        cell: Whether cells strain: then there is stress to see, and six more numbers in an action.
     """
 
-    def __init__(self, n_max: int) -> None:
+    def __init__(self, n_max: int, cell: bool = False) -> None:
         self.n_max = n_max
+        self.cell = cell
         per_atom, per_component = (n_max,), (n_max, 3)
-        self.boxes = spaces.Dict(
-            {
-                "numbers": spaces.Box(0, 118, per_atom, np.float32),
-                "positions": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
-                "forces": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
-                "cell": spaces.Box(-LARGEST, LARGEST, (3, 3), np.float32),
-                "pbc": spaces.Box(0, 1, (3,), np.float32),
-                "mask": spaces.Box(0, 1, per_atom, np.float32),
-            }
-        )
+        boxes: dict[str, spaces.Space[Any]] = {
+            "numbers": spaces.Box(0, 118, per_atom, np.float32),
+            "positions": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
+            "forces": spaces.Box(-LARGEST, LARGEST, per_component, np.float32),
+            "cell": spaces.Box(-LARGEST, LARGEST, (3, 3), np.float32),
+            "pbc": spaces.Box(0, 1, (3,), np.float32),
+            "mask": spaces.Box(0, 1, per_atom, np.float32),
+        }
+        if cell:
+            boxes["stress"] = spaces.Box(-LARGEST, LARGEST, (6,), np.float32)
+        self.boxes = spaces.Dict(boxes)
+        self._length, self._wanted = 3 * n_max + 6 * cell, "3 * n_max + 6" if cell else "3 * n_max"
         # One-dimensional: RLlib and CleanRL can't do with anything else.
-        self.action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (3 * n_max,), np.float32)
+        self.action_space: spaces.Space[Any] = spaces.Box(-1.0, 1.0, (self._length,), np.float32)
 
     @property
     def observation_space(self) -> spaces.Space[Any]:
@@ -60,7 +69,7 @@ class PaddedView:
     def arrays(self, graph: AtomGraph) -> dict[str, Float32Array]:
         """A batch of structures by key, (n_graphs, ...)."""
         assert graph.forces is not None, "set by the core"
-        return {
+        rows = {
             "numbers": padded(graph.atomic_numbers, graph, self.n_max),
             "positions": padded(graph.positions, graph, self.n_max),
             "forces": padded(graph.forces, graph, self.n_max),
@@ -68,6 +77,36 @@ class PaddedView:
             "pbc": graph.pbc.cpu().numpy().astype(np.float32),
             "mask": padded(torch.ones_like(graph.atomic_numbers), graph, self.n_max),
         }
+        if self.cell:
+            rows["stress"] = voigt(graph).clip(-LARGEST, LARGEST).astype(np.float32)
+        return rows
+
+    def actions(self, actions: Any, graph: AtomGraph, config: EnvConfig) -> Action:
+        """What the actions for a batch of structures ask for.
+
+        Args:
+            actions: (n_graphs, 3 * n_max), in units of `config.max_step`; where cells strain, six more columns, the
+                strain in units of `config.cell.max_strain`.
+            graph: The structures to be displaced.
+            config: Options of the environment.
+
+        Raises:
+            ValueError: The actions have another shape or are not finite.
+        """
+        if config.cell is None:
+            return Action(self.displacements(actions, graph, config.max_step))
+        numbers = np.asarray(actions, dtype=np.float64)
+        _check(numbers, (graph.n_graphs, self._length), f"num_envs, {self._wanted}")
+        strain = torch.from_numpy(config.cell.max_strain * numbers[:, -6:])
+        return Action(self._of_atoms(numbers[:, :-6], graph, config.max_step), strain)
+
+    def action(self, action: Any, graph: AtomGraph, config: EnvConfig) -> Action:
+        """The same for the only structure of a batch of one, with an action (3 * n_max,), or (3 * n_max + 6,)."""
+        if config.cell is None:
+            return Action(self.displacement(action, graph, config.max_step))
+        numbers = np.asarray(action, dtype=np.float64)
+        _check(numbers, (self._length,), self._wanted)
+        return self.actions(numbers[None], graph, config)
 
     def displacements(self, actions: ArrayLike, graph: AtomGraph, longest: float) -> Tensor:
         """What the actions for a batch of structures ask for, (n_atoms, 3), Å.
@@ -82,13 +121,16 @@ class PaddedView:
         """
         numbers = np.asarray(actions, dtype=np.float64)
         _check(numbers, (graph.n_graphs, 3 * self.n_max), "num_envs, 3 * n_max")
-        return torch.from_numpy(longest * numbers.reshape(graph.n_graphs, self.n_max, 3)[places(graph)])
+        return self._of_atoms(numbers, graph, longest)
 
     def displacement(self, action: ArrayLike, graph: AtomGraph, longest: float) -> Tensor:
         """The same for the only structure of a batch of one, with an action (3 * n_max,)."""
         numbers = np.asarray(action, dtype=np.float64)
         _check(numbers, (3 * self.n_max,), "3 * n_max")
         return torch.from_numpy(longest * numbers.reshape(self.n_max, 3)[: graph.n_atoms])
+
+    def _of_atoms(self, numbers: NDArray[np.float64], graph: AtomGraph, longest: float) -> Tensor:
+        return torch.from_numpy(longest * numbers.reshape(graph.n_graphs, self.n_max, 3)[places(graph)])
 
 
 class FlatView(PaddedView):
@@ -100,7 +142,7 @@ class FlatView(PaddedView):
         return spaces.flatten_space(self.boxes)
 
     def observations(self, graph: AtomGraph) -> Any:
-        """A batch of structures, (n_graphs, 8 * n_max + 12)."""
+        """A batch of structures, (n_graphs, 8 * n_max + 12), or 6 more where cells strain."""
         arrays = self.arrays(graph)
         return np.concatenate([arrays[key].reshape(graph.n_graphs, -1) for key in self.boxes], axis=1)
 
@@ -121,6 +163,12 @@ def padded(values: Tensor, graph: AtomGraph, n_max: int) -> Float32Array:
     rows = np.zeros((graph.n_graphs, n_max, *values.shape[1:]), dtype=np.float32)
     rows[places(graph)] = values.clamp(-LARGEST, LARGEST).cpu().numpy()
     return rows
+
+
+def voigt(graph: AtomGraph) -> NDArray[np.float64]:
+    """Stress (n_graphs, 6) in the order of ASE: xx, yy, zz, yz, xz, xy; eV/Å³."""
+    assert graph.stress is not None, "set by the core where cells strain"
+    return _numbers(graph.stress, np.float64)[:, *VOIGT]
 
 
 def _check(action: NDArray[np.float64], expected: tuple[int, ...], shape: str) -> None:
@@ -149,7 +197,15 @@ def information(core: RelaxationEnv, result: StepResult | None, n_max: int) -> d
     """
     graph, n_envs = core.graph, core.n_envs
     nothing, zeros = torch.zeros_like(graph.positions), torch.zeros(n_envs)
-    terms = {f"reward_{name}": _numbers(zeros if result is None else result.terms[name], np.float64) for name in TERMS}
+    cell = core.config.cell is not None
+    names = CELL_TERMS if cell else TERMS
+    terms = {f"reward_{name}": _numbers(zeros if result is None else result.terms[name], np.float64) for name in names}
+    none = np.zeros((n_envs, 6), dtype=np.float32)
+    proposed, applied = (None, None) if result is None else (result.proposed_strain, result.applied_strain)
+    strains = {
+        "proposed_strain": none if proposed is None else _numbers(proposed, np.float32),
+        "corrected_strain": none.copy() if applied is None else _numbers(applied, np.float32),
+    }
     return {
         "proposed": padded(nothing if result is None else result.proposed, graph, n_max),
         "corrected": padded(nothing if result is None else result.applied, graph, n_max),
@@ -160,6 +216,7 @@ def information(core: RelaxationEnv, result: StepResult | None, n_max: int) -> d
         "is_success": _numbers(zeros if result is None else result.terminated, np.bool_),
         "energy": _numbers(zeros if graph.energy is None else graph.energy, np.float64),
         "fmax": _numbers(max_force(graph), np.float64),
+        **(strains | {"stress": voigt(graph), "smax": _numbers(core.stress, np.float64)} if cell else {}),
         "structure": np.array([core.crystals[index].id for index in core.indices.tolist()], dtype=object),
     }
 

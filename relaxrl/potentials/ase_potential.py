@@ -149,10 +149,10 @@ def _evaluate(calculator: Any, atoms: Atoms, stress: bool) -> _Result:
         raise CalculatorError(f"calculator {type(calculator).__name__} gives no stress; relax at fixed cell")
     try:
         atoms.calc = calculator
+        if stress and atoms.cell.rank == 3:  # first: calculators then have energy and forces too, in one call
+            tensor = np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
         forces = np.asarray(atoms.get_forces(), dtype=np.float64)
         energy = float(_consistent_energy(atoms))
-        if stress and atoms.cell.rank == 3:
-            tensor = np.asarray(atoms.get_stress(voigt=False), dtype=np.float64)
     except Exception as error:  # whatever a calculator raises is the failure of this structure
         return _failed(atoms, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__)
     finally:

@@ -206,6 +206,11 @@ class TrainConfig:
                 "`candidates` train the critic alone, so that the actor must have been trained before: give "
                 "`init_agent`, and leave `trained` out"
             )
+        if self.env.cell is not None:
+            raise ValueError(
+                "`env.cell` is on, but networks trained here move atoms alone; leave it out, or train in "
+                "relaxrl/Relax-v0 with a library whose policies take any action (docs/other-libraries.md)"
+            )
         n_features = len(self.env.features)
         for name, part in (("actor", self.actor), ("critic", self.critic)):
             if part.env_input_dim not in (0, n_features):

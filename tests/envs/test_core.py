@@ -351,8 +351,8 @@ def test_inputs_are_checked(minima):
         env.step(torch.zeros(3, 4))
     with pytest.raises(ValueError, match="finite"):
         env.step(graph.positions * torch.nan)
-    with pytest.raises(ValueError, match="strain"):
-        Action(torch.zeros(4, 3), strain=torch.zeros(1, 3, 3))  # type: ignore[arg-type]  # the error under test
+    with pytest.raises(ValueError, match="`strain` must be None: this environment keeps the cells fixed"):
+        env.step(Action(torch.zeros(4, 3), strain=torch.zeros(1, 6)))
     assert isinstance(env.crystals[0], Crystal)
 
 

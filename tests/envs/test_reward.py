@@ -118,7 +118,9 @@ def test_mixed_delta_is_the_default_and_all_presets_have_a_case_above():
 
 def test_single_weights_change_a_preset():
     config = from_dict(RewardConfig, {"kind": "mixed", "w_delta": 3.0, "w_done": 0})
-    assert config.weights == RewardWeights(w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=3.0, w_done=0.0, w_broken=10.0)
+    assert config.weights == RewardWeights(
+        w_max=0.7, w_mean=0.3, w_log=0.1, w_delta=3.0, w_done=0.0, w_broken=10.0, w_stress=1.0
+    )
 
 
 def test_unknown_presets_are_named():

@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -247,3 +248,14 @@ def test_the_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "stable_baselines3", None)
     with pytest.raises(ConfigError, match=r"pip install 'relaxrl\[sb3\]'"):
         load_foreign("sb3:anything")
+
+
+def test_policies_that_move_atoms_alone_refuse_environments_whose_cells_strain(atoms, tmp_path):
+    env = gymnasium.make("relaxrl:relaxrl/Relax-v0", structures=[atoms], config={"cell": True})
+    with pytest.raises(ConfigError, match="these policies move atoms alone: leave `cell` out"):
+        TD3(GraphTD3Policy, env, **SMALL)
+    model = PPO("MultiInputPolicy", env, n_steps=8, batch_size=8, policy_kwargs={"net_arch": [8]}, seed=0)
+    model.learn(8)
+    model.save(tmp_path / "strains")
+    with pytest.raises(CheckpointError, match="trained with cells that strain"):
+        load_sb3(tmp_path / "strains", max_step=MAX_STEP, normalize=False)

@@ -157,7 +157,7 @@ class GraphTD3Policy(TD3Policy):
         critic_config: CriticConfig = CRITIC,
         **kwargs: Any,
     ) -> None:
-        _check(actor_config, critic_config)
+        _check(actor_config, critic_config, observation_space)
         self.actor_config, self.critic_config = actor_config, critic_config
         super().__init__(observation_space, action_space, lr_schedule, **kwargs)
 
@@ -203,7 +203,7 @@ class GraphSACPolicy(SACPolicy):
         initial_std: float = 0.05,
         **kwargs: Any,
     ) -> None:
-        _check(actor_config, critic_config)
+        _check(actor_config, critic_config, observation_space)
         if kwargs.get("use_sde"):
             raise ConfigError("`use_sde` must be false: its noise does not rotate with the crystal")
         self.actor_config, self.critic_config, self.initial_std = actor_config, critic_config, initial_std
@@ -230,7 +230,12 @@ class GraphSACPolicy(SACPolicy):
         return super()._get_constructor_parameters() | own
 
 
-def _check(actor: ActorConfig, critic: CriticConfig) -> None:
+def _check(actor: ActorConfig, critic: CriticConfig, observations: spaces.Space[Any]) -> None:
+    if isinstance(observations, spaces.Dict) and "stress" in observations.spaces:
+        raise ConfigError(
+            "these policies move atoms alone: leave `cell` out of the environment's config, or let SB3's own networks "
+            "act, on features of GraphExtractor for instance"
+        )
     for config in (actor, critic):
         check_trunk(config.trunk)
         if config.env_input_dim:
