@@ -48,6 +48,24 @@ _PARAMETERS = {
 _IRON_3 = (1.8, 0.418981, 1.620376, 2.382183, 2.0)
 
 
+_UNIT = 0.6
+"""Partial charge per unit of formal charge."""
+
+
+def formal_charges(iron: int = 2) -> dict[str, int]:
+    """Oxidation state that the potential gives each element: crystals whose states add up to zero are neutral in it.
+
+    Args:
+        iron: That of Fe, 2 or 3; see `PMMCS`.
+
+    Examples:
+        >>> formal_charges()["Ti"], formal_charges(iron=3)["Fe"]
+        (4, 3)
+    """
+    rows = _PARAMETERS | ({"Fe": _IRON_3} if iron == 3 else {})
+    return {symbol: round(row[0] / _UNIT) for symbol, row in rows.items()}
+
+
 class PMMCS(TorchPotential):
     """Partial charges on all ions; between oxygen and any ion a Morse well and an r⁻¹² wall.
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+from relaxrl.potentials.pmmcs import formal_charges
+
 COMMON_CHARGES: dict[str, tuple[int, ...]] = {
     **dict.fromkeys(("H", "Li", "Na", "K", "Rb", "Cs", "Ag"), (1,)),
     **dict.fromkeys(("Be", "Mg", "Ca", "Sr", "Ba", "Zn", "Cd"), (2,)),
@@ -59,21 +61,32 @@ Those of N. N. Greenwood and A. Earnshaw, Chemistry of the Elements, 2nd ed. (19
 """
 
 
-def known_charges(elements: Sequence[str], given: Mapping[str, Sequence[int]]) -> dict[str, tuple[int, ...]]:
-    """Charges that each element may have: as given, else the common ones.
+CHARGE_TABLES: dict[str, dict[str, tuple[int, ...]]] = {
+    "common": COMMON_CHARGES,
+    "pmmcs": {symbol: (charge,) for symbol, charge in formal_charges().items()},
+}
+"""Tables by name: the common ones, and those of a potential that knows one charge of each element."""
+
+
+def known_charges(
+    elements: Sequence[str], given: Mapping[str, Sequence[int]], table: str = "common"
+) -> dict[str, tuple[int, ...]]:
+    """Charges that each element may have: as given, else those of a table.
 
     Args:
-        elements: Symbols.
-        given: Charges by symbol, where they are others than the common ones.
+        elements: Symbols; all of the table if empty.
+        given: Charges by symbol, where they are others than in the table.
+        table: Key of `CHARGE_TABLES`.
 
     Raises:
         ValueError: An element has no charges.
     """
-    charges = {name: tuple(given.get(name, COMMON_CHARGES.get(name, ()))) for name in elements}
+    known = CHARGE_TABLES[table]
+    charges = {name: tuple(given.get(name, known.get(name, ()))) for name in elements or (known | dict(given))}
     without = [name for name, states in charges.items() if not states]
     if without:
         raise ValueError(
-            f"`charges` must name oxidation states of {', '.join(without)}: there are no common ones; as "
+            f"`charges` must name oxidation states of {', '.join(without)}: there are none in the table `{table}`; as "
             f"charges: {{{without[0]}: [2]}}"
         )
     return charges

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from hashlib import sha256
 from typing import Literal
 
 import numpy as np
@@ -17,11 +18,21 @@ from relaxrl.errors import StructureError
 from relaxrl.structures.alloys import random_supercell, strained
 from relaxrl.structures.charges import known_charges
 from relaxrl.structures.crystal import perturb
-from relaxrl.structures.sources import SOURCES, SourceCrystal, read_source
-from relaxrl.structures.substitution import Charges, any_elements, charged_elements, similar_elements_for
+from relaxrl.structures.similar import SIMILAR
+from relaxrl.structures.sources import SOURCES, SourceCrystal, family_of, read_source
+from relaxrl.structures.substitution import (
+    Charges,
+    any_elements,
+    any_elements_on_sites,
+    charged_elements,
+    similar_elements_for,
+)
 from relaxrl.structures.volume import at_bond_lengths, at_lowest_energy, stretched
 
 Rule = Literal["any", "charges", "similar"]
+
+_UNSEEN = 26
+"""Of 256: one family in ten."""
 
 _ALL = 10_000
 """More atoms than any known crystal has in its primitive cell."""
@@ -34,14 +45,21 @@ _DRAWS = 1000
 class CompoundConfig:
     """Which known crystals to draw, and which elements to put on their sites."""
 
-    elements: tuple[str, ...]
-    """Symbols to draw from; those of the calculator's that are wanted."""
+    elements: tuple[str, ...] = ()
+    """Symbols to draw from; must be known to the calculator. If empty, all of the table of charges, or all that other
+    elements are similar to."""
     rule: Rule = "any"
     """How: `any` puts different elements on the species at random, for covalent potentials of few elements; `charges`
     only such that formal charges add up to zero and nearest neighbours are of opposite sign, for ionic ones; `similar`
     keeps each element or takes one of like size and charge, for potentials that know nearly all elements."""
+    decorate: Literal["species", "sites"] = "species"
+    """What gets one element: all sites of one species, or each Wyckoff position by itself, which makes other crystals
+    of the same coordinates, of two elements at least; for the rule `any`, and of use with AFLOW's alone, since the
+    positions of minerals are not known."""
     charges: dict[str, tuple[int, ...]] = field(default_factory=dict)
-    """Oxidation states by symbol, where they are others than the common ones; for the rule `charges`."""
+    """Oxidation states by symbol, where they are others than in the table; for the rule `charges`."""
+    charge_table: Literal["common", "pmmcs"] = "common"
+    """Where the other oxidation states are from: those common in solids, or those of the potential PMMCS."""
     sources: tuple[str, ...] = ("aflow", "minerals")
     """Where the crystals come from."""
     prototypes: tuple[str, ...] = ()
@@ -49,6 +67,9 @@ class CompoundConfig:
     empty."""
     exclude_prototypes: tuple[str, ...] = ()
     """None of the families of these."""
+    families: Literal["all", "seen", "unseen"] = "all"
+    """`unseen` are one family in ten, `seen` the others, told apart by a hash of their name: the same in all sets, so
+    that tests can have structure types that no training has met."""
     required: tuple[str, ...] = ()
     """Elements that each structure must contain."""
     max_species: int = 4
@@ -74,10 +95,12 @@ class CompoundConfig:
         for name in (*self.elements, *self.required, *self.charges):
             if name not in atomic_numbers or name == "X":
                 raise ValueError(f"`elements`: {name!r} is not an element's symbol")
-        if not self.elements or len(set(self.elements)) < len(self.elements):
+        if (self.rule == "any" and not self.elements) or len(set(self.elements)) < len(self.elements):
             raise ValueError("`elements` must name at least one element, and none twice")
-        if not set(self.required) <= set(self.elements):
+        if not set(self.required) <= set(self.symbols):
             raise ValueError(f"`required` must be among `elements`, got {', '.join(self.required)}")
+        if self.decorate == "sites" and self.rule != "any":
+            raise ValueError(f"`decorate: sites` goes with the rule `any`, got `{self.rule}`")
         if not self.sources or not set(self.sources) <= set(SOURCES):
             raise ValueError(f"`sources` must be some of {', '.join(SOURCES)}, got {', '.join(self.sources) or 'none'}")
         if not 1 <= self.min_atoms <= self.max_atoms:
@@ -87,9 +110,16 @@ class CompoundConfig:
         if not 0 <= self.strain < 0.5 or not 0 <= self.vacancy_probability <= 1 or self.rattle < 0:
             raise ValueError("`strain` must be in [0, 0.5), `vacancy_probability` in [0, 1], `rattle` not negative")
         if self.rule == "charges":
-            known_charges(self.elements, self.charges)
+            known_charges(self.elements, self.charges, self.charge_table)
             if self.vacancy_probability:
                 raise ValueError("`vacancy_probability` must be 0 with the rule `charges`: a vacancy would be charged")
+
+    @property
+    def symbols(self) -> tuple[str, ...]:
+        """Elements to draw from."""
+        if self.rule == "charges":
+            return tuple(known_charges(self.elements, self.charges, self.charge_table))
+        return self.elements or tuple(SIMILAR)
 
 
 @dataclass(frozen=True)
@@ -131,28 +161,35 @@ def random_compound(
         raise StructureError(
             "no known crystal fits: allow more atoms, species, coordination, elements, sources or prototypes"
         )
-    charges = tuple(known_charges(config.elements, config.charges).items()) if config.rule == "charges" else ()
+    charges: Charges = ()
+    if config.rule == "charges":
+        charges = tuple(known_charges(config.elements, config.charges, config.charge_table).items())
     for _ in range(_DRAWS):
         members = families[int(generator.integers(len(families)))]
         crystal = members[int(generator.integers(len(members)))]
         drawn = _draw_elements(crystal, config, charges, generator)
         multiple = _draw_multiple(len(crystal.atoms), config, generator)
-        if drawn is None or multiple is None or not set(config.required) <= set(drawn):
+        if drawn is None or multiple is None or not set(config.required) <= set(drawn.values()):
             continue
         return _build(crystal, drawn, multiple, config, generator, calculator)
     raise StructureError(
-        f"{_DRAWS} draws gave no crystal with the elements {', '.join(config.elements)} by the rule `{config.rule}`; "
+        f"{_DRAWS} draws gave no crystal with the elements {', '.join(config.symbols)} by the rule `{config.rule}`; "
         "allow more elements, charges or prototypes"
     )
 
 
 def _draw_elements(
     crystal: SourceCrystal, config: CompoundConfig, charges: Charges, generator: np.random.Generator
-) -> list[str] | None:
+) -> dict[str, str] | None:
+    """The element of each species or site; None if there are none that fit."""
+    if config.decorate == "sites":
+        return any_elements_on_sites(crystal, config.symbols, generator)
     if config.rule == "charges":
-        return charged_elements(crystal, charges, generator)
-    draw = any_elements if config.rule == "any" else similar_elements_for
-    return draw(crystal, config.elements, generator)
+        drawn = charged_elements(crystal, charges, generator)
+    else:
+        draw = any_elements if config.rule == "any" else similar_elements_for
+        drawn = draw(crystal, config.symbols, generator)
+    return None if drawn is None else dict(zip(crystal.species, drawn, strict=True))
 
 
 def candidate_crystals(config: CompoundConfig) -> tuple[tuple[SourceCrystal, ...], ...]:
@@ -165,13 +202,18 @@ def candidate_crystals(config: CompoundConfig) -> tuple[tuple[SourceCrystal, ...
         config.sources,
         config.prototypes,
         config.exclude_prototypes,
+        config.families,
         (config.max_species, config.max_coordination, config.max_atoms),
     )
 
 
 @lru_cache(maxsize=64)
 def _families(
-    sources: tuple[str, ...], wanted: tuple[str, ...], excluded: tuple[str, ...], limits: tuple[int, float | None, int]
+    sources: tuple[str, ...],
+    wanted: tuple[str, ...],
+    excluded: tuple[str, ...],
+    part: str,
+    limits: tuple[int, float | None, int],
 ) -> tuple[tuple[SourceCrystal, ...], ...]:
     max_species, max_coordination, max_atoms = limits
     every = [crystal for source in sources for crystal in read_source(source, max_atoms)]
@@ -180,11 +222,21 @@ def _families(
     out = {crystal.family for crystal in every if {crystal.label, crystal.family} & set(excluded)}
     families: dict[str, list[SourceCrystal]] = {}
     for crystal in chosen:
-        if len(crystal.species) > max_species or crystal.family in out:
+        if len(crystal.species) > max_species or crystal.family in out or part not in ("all", fold(crystal.family)):
             continue
         if max_coordination is None or crystal.coordination <= max_coordination:
             families.setdefault(crystal.family, []).append(crystal)
     return tuple(tuple(families[family]) for family in sorted(families))
+
+
+def fold(family: str) -> str:
+    """`unseen` for one family in ten, else `seen`; by its name alone.
+
+    Examples:
+        >>> fold("AB_225_2"), fold("A2B_136_6")
+        ('seen', 'seen')
+    """
+    return "unseen" if sha256(family.encode()).digest()[0] < _UNSEEN else "seen"
 
 
 def _check_names(sources: tuple[str, ...], crystals: Sequence[SourceCrystal], names: tuple[str, ...]) -> None:
@@ -209,16 +261,15 @@ def _draw_multiple(n_primitive: int, config: CompoundConfig, generator: np.rando
 
 def _build(
     crystal: SourceCrystal,
-    elements: list[str],
+    elements: dict[str, str],
     multiple: int,
     config: CompoundConfig,
     generator: np.random.Generator,
     calculator: Calculator | None,
 ) -> Compound:
-    name = dict(zip(crystal.species, elements, strict=True))
-    atoms = Atoms(
-        [name[symbol] for symbol in crystal.atoms.symbols], crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True
-    )
+    slots = crystal.sites if config.decorate == "sites" else crystal.atoms.get_chemical_symbols()
+    atoms = Atoms([elements[slot] for slot in slots], crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
+    family = family_of(atoms, crystal.spacegroup)
     formula = atoms.symbols.formula.reduce()[0].format("hill")
     primitive = at_bond_lengths(atoms)
     # The supercell is drawn before the volume is known: its shape must not depend on the calculator's last digits.
@@ -231,4 +282,4 @@ def _build(
     atoms = strained(atoms, config.strain, generator)
     if config.rattle:
         atoms = perturb(atoms, config.rattle, generator)
-    return Compound(atoms, crystal.label, crystal.family, f"{crystal.family} {formula}", crystal.provenance)
+    return Compound(atoms, crystal.label, family, f"{family} {formula}", crystal.provenance)

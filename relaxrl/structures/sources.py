@@ -82,7 +82,7 @@ class SourceCrystal:
         Of zincblende, `AB_216_2`; of rutile, `A2B_136_6`. Fluorite and antifluorite are of one family, as are two
         sources' versions of one crystal; so may be types that differ in Wyckoff positions or coordinates alone.
         """
-        return f"{anonymous_formula(self.counts)}_{self.spacegroup}_{len(self.atoms)}"
+        return family_of(self.atoms, self.spacegroup)
 
     @cached_property
     def contacts(self) -> frozenset[tuple[int, int]]:
@@ -214,6 +214,12 @@ def anonymous_formula(counts: Sequence[int]) -> str:
     divisor = gcd(*counts)
     ordered = sorted((count // divisor for count in counts), reverse=True)
     return "".join(f"{letter}{n if n > 1 else ''}" for letter, n in zip(ascii_uppercase, ordered, strict=False))
+
+
+def family_of(atoms: Atoms, spacegroup: int) -> str:
+    """Name of the family of a crystal in its primitive cell; see `SourceCrystal.family`."""
+    counts = list(atoms.symbols.formula.count().values())
+    return f"{anonymous_formula(counts)}_{spacegroup}_{len(atoms)}"
 
 
 def nearest_shells(atoms: Atoms, width: float) -> tuple[np.ndarray, np.ndarray]:

@@ -26,6 +26,25 @@ def any_elements(crystal: SourceCrystal, elements: Sequence[str], generator: np.
     return [elements[int(k)] for k in drawn]
 
 
+def any_elements_on_sites(
+    crystal: SourceCrystal, elements: Sequence[str], generator: np.random.Generator
+) -> dict[str, str] | None:
+    """An element for each Wyckoff position, two different ones at least; None if there are too few of either.
+
+    With one element, a crystal of another type might come out: diamond, of zincblende.
+    """
+    sites = tuple(dict.fromkeys(crystal.sites))
+    if len(sites) == 1:
+        drawn = [int(generator.integers(len(elements)))]
+    elif len(elements) == 1:
+        return None
+    else:
+        drawn = [0] * len(sites)
+        while len(set(drawn)) == 1:
+            drawn = generator.integers(len(elements), size=len(sites)).tolist()
+    return {site: elements[k] for site, k in zip(sites, drawn, strict=True)}
+
+
 def similar_elements_for(
     crystal: SourceCrystal, elements: Sequence[str], generator: np.random.Generator
 ) -> list[str] | None:

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from ase.build import bulk
 from ase.calculators.lj import LennardJones
-from ase.data import atomic_numbers
 
 from relaxrl.config import from_dict
 from relaxrl.errors import ConfigError, StructureError
 from relaxrl.potentials import parse_calculator
 from relaxrl.structures import compounds
 from relaxrl.structures.check import closest_pair
-from relaxrl.structures.compounds import CompoundConfig, candidate_crystals, random_compound
+from relaxrl.structures.compounds import CompoundConfig, candidate_crystals, fold, random_compound
 from relaxrl.structures.recipe import GroupRecipe, SetRecipe, make_set
+from relaxrl.structures.similar import SIMILAR
 from relaxrl.structures.sources import SOURCES, SourceCrystal
 from relaxrl.structures.substitution import charge_vectors, charged_elements
 from relaxrl.structures.volume import at_bond_lengths, at_lowest_energy
@@ -106,6 +106,50 @@ def test_prototypes_are_chosen_and_excluded_by_label_or_family() -> None:
         candidate_crystals(replace(config, exclude_prototypes=("Haelite",)))
 
 
+def test_sites_get_elements_of_their_own(monkeypatch) -> None:
+    atoms = bulk("Cu", "hcp", a=2.5, c=4.1)
+    two_sites = SourceCrystal("Graphite", "", atoms, ("2b#0", "2c#1"), 194, "aflow", "made here")
+    monkeypatch.setattr(compounds, "read_source", lambda _, __: (two_sites, CRYSTALS[3]))
+    config = CompoundConfig(elements=("B", "C", "N"), decorate="sites", max_multiple=1, sources=("aflow",))
+    parents = {random_compound(config, np.random.default_rng(seed)).parent for seed in range(60)}
+    binary = {"AB_194_2 CB", "AB_194_2 BN", "AB_194_2 CN"}
+    assert parents == binary | {"A_227_2 B", "A_227_2 C", "A_227_2 N"}
+
+
+def test_similar_elements_keep_the_crystal_neutral() -> None:
+    config = CompoundConfig(rule="similar", prototypes=("Fluorite", "Halite"))
+    parents = {random_compound(config, np.random.default_rng(seed)).parent for seed in range(120)}
+    sodium = {f"AB_225_2 {formula}" for formula in ("ClNa", "ClLi", "ClK", "AgCl", "BrNa", "BrLi", "BrK", "AgBr")}
+    calcium = {f"A2B_225_3 {formula}" for formula in ("CaF2", "F2Sr", "F2Mg", "CdF2", "F2Yb")}
+    assert parents == sodium | calcium
+    few = CompoundConfig(rule="similar", prototypes=("Fluorite",), elements=("Sr", "F", "Na"))
+    assert random_compound(few, np.random.default_rng(0)).parent == "A2B_225_3 F2Sr"
+
+
+def test_every_stand_in_is_mutual() -> None:
+    assert all(symbol in SIMILAR[other] for symbol, others in SIMILAR.items() for other in others)
+
+
+def test_charges_of_the_potential_are_neutral_in_it() -> None:
+    config = CompoundConfig(rule="charges", charge_table="pmmcs", required=("O",))
+    assert len(config.symbols) == 28
+    potential = parse_calculator("pmmcs").potential()
+    for seed in range(20):
+        drawn = random_compound(config, np.random.default_rng(seed))
+        rows = potential._types[drawn.atoms.numbers]
+        assert float(potential._parameters[rows, 0].sum()) == pytest.approx(0.0, abs=1e-9)
+
+
+def test_one_family_in_ten_is_kept_from_training() -> None:
+    names = [f"A{k}B_{group}_{k + 1}" for k in range(2, 20) for group in range(1, 231)]
+    share = sum(fold(name) == "unseen" for name in names) / len(names)
+    assert share == pytest.approx(0.1, abs=0.02)
+    config = CompoundConfig(elements=("Si", "C"))
+    seen, unseen = (candidate_crystals(replace(config, families=part)) for part in ("seen", "unseen"))
+    assert {m.label for f in (*seen, *unseen) for m in f} == {crystal.label for crystal in CRYSTALS}
+    assert all(fold(members[0].family) == "seen" for members in seen)
+
+
 def test_volume_is_that_of_lowest_energy() -> None:
     atoms = at_bond_lengths(bulk("Cu", "fcc", a=9.0))
     lowest = at_lowest_energy(atoms, LennardJones(sigma=2.3, epsilon=0.1, rc=10.0), "copper")
@@ -133,6 +177,7 @@ def test_crystals_without_a_volume_are_refused(sigma: float, message: str) -> No
         ({"elements": ["Xe", "O"], "rule": "charges"}, "oxidation states of Xe"),
         ({"elements": ["Mg", "O"], "rule": "charges", "vacancy_probability": 0.5}, "would be charged"),
         ({"elements": ["Si"], "rule": "magic"}, "'any'"),
+        ({"rule": "charges", "decorate": "sites"}, "goes with the rule `any`"),
     ],
 )
 def test_wrong_configurations_are_refused(values: dict, message: str) -> None:
@@ -189,9 +234,7 @@ def test_hundreds_of_families_of_real_crystals(monkeypatch) -> None:
     monkeypatch.undo()
     compounds._families.cache_clear()
     assert len(candidate_crystals(CompoundConfig(elements=("Si", "C"), max_atoms=24, max_species=2))) > 250
-    potential = parse_calculator("pmmcs").potential()
-    elements = tuple(symbol for symbol, number in atomic_numbers.items() if number in potential.elements)
-    config = CompoundConfig(elements=elements, rule="charges", charges={"P": (5,)}, required=("O",))
+    config = CompoundConfig(rule="charges", charge_table="pmmcs", required=("O",))
     for seed in range(10):
         drawn = random_compound(config, np.random.default_rng(seed))
         assert "O" in drawn.atoms.symbols
