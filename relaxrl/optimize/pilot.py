@@ -9,7 +9,8 @@ from scipy import sparse
 
 from relaxrl.errors import RelaxRLError
 from relaxrl.graph import AtomGraph
-from relaxrl.optimize.policy import Policy
+from relaxrl.optimize.audition import Audition
+from relaxrl.optimize.policy import Policy, untrained_elements
 from relaxrl.optimize.safeguard import Point, Safeguard, SafeguardConfig
 from relaxrl.optimize.surface import Surface
 from relaxrl.optimize.surprises import Surprise, Surprises, floored, floored_step
@@ -35,8 +36,16 @@ class Pilot:
         self.policy = policy
         self.config = config
         self.surprises = Surprises()
+        stranger = bool(untrained_elements(policy, surface.symbols))
+        self.audition = Audition(config.audition, config.tolerance, 0.0 if stranger else config.credit)
         self._surface = surface
         self._predicted: tuple[Point, FloatArray | None] | None = None
+        self._surprised = False  # by the last step, and it counts in the audition
+
+    def begin(self) -> None:
+        """A relaxation begins: of this surface nothing is known."""
+        self.surprises.clear()
+        self.audition.begin()
 
     def propose(self, start: Point, graph: AtomGraph | None) -> FloatArray:
         """The displacement to try first, (n_dof,), Å, of whatever length.
@@ -79,13 +88,21 @@ class Pilot:
 
     def learn(self, start: Point, trial: Point | None, accepted: bool) -> None:
         """Look at a step that was tried, and keep what the agent's Hessian should have foreseen of it."""
-        if trial is None or (accepted and trial.fmax <= self.config.contraction * start.fmax):
+        self._surprised = False
+        if trial is None:
+            return
+        if accepted and trial.fmax <= self.config.contraction * start.fmax:
+            # Newton's step leaves of the forces what was not foreseen; to ask for the Hessian again would cost more.
+            self.audition.hear(trial.fmax / start.fmax)
             return
         hessian = self._hessian(start)
-        if hessian is not None:
-            step = trial.x - start.x
-            surprise = Surprise(step, trial.gradient - start.gradient, hessian @ step)
-            self.surprises.add(surprise, self._surface.hessian_guess(start) @ step)
+        if hessian is None:
+            return
+        self._surprised = self.audition.open
+        step = trial.x - start.x
+        surprise = Surprise(step, trial.gradient - start.gradient, hessian @ step)
+        self.audition.hear(surprise.error)
+        self.surprises.add(surprise, self._surface.hessian_guess(start) @ step)
 
     def check(self, safeguard: Safeguard, rejections: int) -> None:
         """Look at the last trial's outcome.
@@ -99,6 +116,8 @@ class Pilot:
         """
         if rejections > (self.config.max_corrections if self.surprises else self.config.max_rejections):
             raise AgentRelieved(f"{rejections} of the agent's steps in a row were rejected")
+        if self._surprised and self.audition.failed:
+            raise AgentRelieved("the agent foresaw the first changes of the forces too badly")
         if self._disadvantage > self.config.disadvantage:
             raise AgentRelieved("springs along the bonds foresee the forces better than the agent")
         if safeguard.agent_idle or (safeguard.agent_stalled and not self.surprises):
@@ -129,8 +148,10 @@ class Pilot:
 
     def state_dict(self) -> StateDict:
         """What was learned; the agent itself is none of it."""
-        return self.surprises.state_dict()
+        return {**self.surprises.state_dict(), "audition": self.audition.state_dict()}
 
     def load_state_dict(self, state: StateDict) -> None:
         """Continue from a state made by `state_dict`."""
         self.surprises.load_state_dict(state)
+        if "audition" in state:  # older files don't have it
+            self.audition.load_state_dict(state["audition"])

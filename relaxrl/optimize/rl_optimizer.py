@@ -35,6 +35,9 @@ from relaxrl.typing import FloatArray, StateDict
 
 MAX_TRIALS = 15
 """Trials of one quasi-Newton step; the last is shorter than the first by 0.4^14 = 3e-6."""
+UNKNOWN_RADIUS = 0.2
+"""Å; the quasi-Newton method's first step where no force difference has been seen: springs are too soft by a factor of
+three on covalent and ionic crystals. The next ones are as long as they are trusted."""
 
 
 class RLOptimizer(Optimizer):
@@ -298,6 +301,8 @@ class RLOptimizer(Optimizer):
             self._pairs.clear()
             if self._pilot is not None:
                 self._pilot.surprises.clear()
+        if not self._pairs:
+            self._safeguard.radius = min(self._safeguard.radius, UNKNOWN_RADIUS)
         hessian, free = self._guess(start), self._surface.free
         length = 0.0
         for _ in range(MAX_TRIALS):
@@ -342,7 +347,7 @@ class RLOptimizer(Optimizer):
             self._previous, self._here, self._evaluated = None, point, False
             self.handover_reason = "" if self.agent is not None else "no agent"
             if self._pilot is not None:
-                self._pilot.surprises.clear()
+                self._pilot.begin()
             self._safeguard.begin(point)
         if not self._evaluated:
             self.force_evaluations += 1

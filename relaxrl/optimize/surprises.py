@@ -39,6 +39,12 @@ class Surprise:
         squared = max(float(self.foreseen @ self.foreseen), 1e-30)
         return float(np.clip(float(self.foreseen @ self.change) / squared, *SCALE_RANGE))
 
+    @property
+    def error(self) -> float:
+        """Distance of the foreseen change from the one that came, as a part of that, after the best scaling."""
+        lack = self.change - self.factor * self.foreseen
+        return max(float(np.linalg.norm(lack) / max(float(np.linalg.norm(self.change)), 1e-30)), 1e-6)
+
 
 class Surprises:
     """The last surprises, oldest first, and which of two Hessians would have been surprised less.
@@ -67,7 +73,7 @@ class Surprises:
             return
         self._all.append(surprise)
         other = Surprise(surprise.step, surprise.change, rival)
-        self._disadvantages.append(float(np.log(_error(surprise) / _error(other))))
+        self._disadvantages.append(float(np.log(surprise.error / other.error)))
         del self._all[: -self.memory], self._disadvantages[: -self.memory]
 
     def clear(self) -> None:
@@ -189,9 +195,3 @@ def _stiff_translations(hessian: FloatArray) -> FloatArray:
     scale = max(float(np.linalg.norm(hessian)) / np.sqrt(len(hessian)), 1.0)
     together: FloatArray = scale * np.kron(np.full((n_atoms, n_atoms), 1 / n_atoms), np.eye(3))
     return together
-
-
-def _error(surprise: Surprise) -> float:
-    """Distance of the foreseen change from the one that came, as a part of that, after the best scaling."""
-    lack = surprise.change - surprise.factor * surprise.foreseen
-    return max(float(np.linalg.norm(lack) / max(float(np.linalg.norm(surprise.change)), 1e-30)), 1e-6)

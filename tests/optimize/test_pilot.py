@@ -12,6 +12,7 @@ from scipy import sparse
 
 from relaxrl.agents import load_agent
 from relaxrl.optimize import RLOptimizer, SafeguardConfig, UntrainedElementWarning
+from relaxrl.optimize.audition import Audition
 from relaxrl.structures import read_structures
 
 
@@ -275,3 +276,37 @@ def test_settings_are_checked():
     for wrong in ({"calibration": 1.5}, {"disadvantage": 0.5}, {"foresight": 0}, {"idle": 0}, {"max_corrections": -1}):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SafeguardConfig(**wrong)
+
+
+def test_an_agent_that_foresees_nothing_at_first_hands_over_at_once():
+    atoms, _ = crystal(soft=3.0)
+    generator = np.random.default_rng(1)
+    root = generator.normal(size=(12, 12))
+    optimizer = evaluations(
+        Predicting(root @ root.T + 0.3 * np.eye(12)), atoms, safeguard=SafeguardConfig(credit=0.0, disadvantage=1e9)
+    )
+    assert "foresaw the first changes" in optimizer.handover_reason
+    judged, _ = crystal(soft=3.0)
+    patient = evaluations(
+        Predicting(root @ root.T + 0.3 * np.eye(12)), judged, safeguard=SafeguardConfig(audition=0, disadvantage=1e9)
+    )
+    assert patient.agent_in_charge
+    assert optimizer.force_evaluations < patient.force_evaluations
+
+
+def test_a_good_beginning_counts_when_a_later_step_goes_wrong():
+    audition = Audition(steps=3, tolerance=0.4, credit=0.0)
+    assert not audition.failed  # nothing was heard
+    audition.hear(0.1)
+    audition.hear(1.0)
+    assert not audition.failed  # 0.1 * 1.0 < 0.4 * 0.4
+    audition.hear(2.0)
+    assert audition.failed
+    assert not audition.open
+    audition.hear(1e-3)  # too late
+    assert audition.failed
+    audition.begin()
+    assert not audition.failed
+    lenient = Audition(steps=3, tolerance=0.4, credit=1.0)
+    lenient.hear(1.0)
+    assert not lenient.failed  # 1.0 / 0.4 < e
