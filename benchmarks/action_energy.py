@@ -31,7 +31,7 @@ from relaxrl.io import graph_from_atoms
 from relaxrl.nn import VerifiedActor, VerifiedActorConfig, VerifierConfig, build_action_energy
 from relaxrl.potentials import TorchCalculator
 from relaxrl.structures import Crystal, perturb, read_structures
-from relaxrl.structures.minima import relax
+from relaxrl.structures.relaxation import relax
 from relaxrl.training import Cloner, RunFolder, load_run_config, train
 from relaxrl.training.action_energy import ActionEnergyTrainer
 from relaxrl.training.action_energy_config import ActionEnergyTrainingConfig

@@ -37,7 +37,7 @@ from relaxrl.optimize import RLOptimizer
 from relaxrl.potentials import CountedCalculator, EvaluationCounter, TorchCalculator, TorchPotential, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures import perturb, read_structures
-from relaxrl.structures.minima import softest_modes
+from relaxrl.structures.curvature import softest_modes
 from relaxrl.training import ConstraintsConfig, load_run_config, resume, train
 
 MINIMA = "metals:dev-minima"

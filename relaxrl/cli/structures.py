@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from relaxrl.structures import Crystal
+    from relaxrl.structures.curvature import HessianFunction
     from relaxrl.structures.describe import Description
-    from relaxrl.structures.minima import HessianFunction
 
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
@@ -262,8 +262,8 @@ def run_inspect(args: argparse.Namespace) -> int:
     """Show what is in files."""
     from relaxrl.errors import StructureError
     from relaxrl.potentials import parse_calculator
+    from relaxrl.structures.curvature import surface
     from relaxrl.structures.describe import describe
-    from relaxrl.structures.minima import surface
 
     if args.hessian and not args.calculator:
         raise StructureError("--hessian needs forces: name a --calculator as well")

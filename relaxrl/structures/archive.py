@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
 from io import BytesIO
@@ -62,11 +62,24 @@ class Entry:
 
 
 def save_archive(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None:
-    """Write entries; equal entries give equal bytes.
+    """Write entries; equal entries give equal bytes, and the file appears complete or not at all.
 
     Raises:
         ValueError: Some entries have a start and others don't, or an entry is not periodic in all directions.
     """
+    content = BytesIO()
+    np.savez_compressed(content, allow_pickle=False, **archive_arrays(entries))
+    write_atomically(Path(path), content.getvalue())
+
+
+def load_archive(path: Path | Traversable) -> list[Entry]:
+    """Read what `save_archive` wrote."""
+    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
+        return entries_from(dict(arrays))
+
+
+def archive_arrays(entries: Sequence[Entry]) -> dict[str, np.ndarray]:
+    """Entries as arrays; `ValueError` as of `save_archive`."""
     if len({entry.start is None for entry in entries}) != 1:
         raise ValueError("either all entries of an archive have a start or none has")
     if not all(entry.minimum.pbc.all() for entry in entries):
@@ -88,22 +101,20 @@ def save_archive(path: str | os.PathLike[str], entries: Sequence[Entry]) -> None
     if any(entry.start_cell is not None for entry in entries):
         cells = [entry.minimum.cell.array if entry.start_cell is None else entry.start_cell for entry in entries]
         arrays["start_cells"] = np.stack(cells)
-    content = BytesIO()
-    np.savez_compressed(content, allow_pickle=False, **arrays)
-    write_atomically(Path(path), content.getvalue())
+    return arrays
 
 
-def load_archive(path: Path | Traversable) -> list[Entry]:
-    """Read what `save_archive` wrote."""
-    with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
-        ends = np.cumsum(arrays["sizes"])[:-1]
-        numbers = np.split(arrays["numbers"].astype(np.int64), ends)
-        positions = np.split(arrays["positions"], ends)
-        starts = np.split(arrays["starts"], ends) if "starts" in arrays else [None] * len(numbers)
-        cells, energies = arrays["cells"], arrays["energies"]
-        parents, prototypes = arrays["parents"].tolist(), arrays["prototypes"].tolist()
-        calculators = arrays["calculators"].tolist() if "calculators" in arrays else [""] * len(numbers)
-        start_cells = arrays["start_cells"] if "start_cells" in arrays else [None] * len(numbers)
+def entries_from(arrays: Mapping[str, np.ndarray]) -> list[Entry]:
+    """What `archive_arrays` made arrays of."""
+    ends = np.cumsum(arrays["sizes"])[:-1]
+    numbers = np.split(arrays["numbers"].astype(np.int64), ends)
+    positions = np.split(arrays["positions"], ends)
+    none = [None] * len(numbers)
+    starts = np.split(arrays["starts"], ends) if "starts" in arrays else none
+    cells, energies = arrays["cells"], arrays["energies"]
+    parents, prototypes = arrays["parents"].tolist(), arrays["prototypes"].tolist()
+    calculators = arrays["calculators"].tolist() if "calculators" in arrays else none
+    start_cells = arrays["start_cells"] if "start_cells" in arrays else none
     return [
         Entry(
             Atoms(numbers[k], positions[k], cell=cells[k], pbc=True),

@@ -12,7 +12,8 @@ from ase.units import _amu
 from relaxrl.errors import CalculatorError
 from relaxrl.structures.check import check_structure, closest_pair
 from relaxrl.structures.crystal import Crystal, Kind
-from relaxrl.structures.minima import HessianFunction, energy_and_forces, softest_modes
+from relaxrl.structures.curvature import HessianFunction, softest_modes
+from relaxrl.structures.relaxation import energy_and_forces
 
 Stationary = Literal["minimum", "saddle point", "not relaxed"]
 

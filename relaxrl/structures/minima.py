@@ -6,26 +6,21 @@ structures are full of such points, and an agent that is rewarded for reaching t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator, CalculatorSetupError, PropertyNotImplementedError
-from ase.optimize import BFGS
+from ase.calculators.calculator import Calculator
 
 from relaxrl.config import configclass
-from relaxrl.io import graph_from_atoms
-from relaxrl.potentials import Potential, TorchPotential, parse_calculator
+from relaxrl.errors import StructureError
+from relaxrl.structures.alloys import strained
 from relaxrl.structures.check import closest_pair
 from relaxrl.structures.crystal import MIN_SEPARATION, perturb
+from relaxrl.structures.curvature import HessianFunction, hessian_with_strain, softest_modes
+from relaxrl.structures.relaxation import NotRelaxedError, StrainedCrystal, relaxed_with, residual
 from relaxrl.typing import FloatArray
-
-HessianFunction = Callable[[Atoms], FloatArray]
-"""Structure in; second derivatives of its energy out, (3 n_atoms, 3 n_atoms), eV/Å²."""
-
-_ALPHA = 10.0
-"""Initial curvature of BFGS, eV/Å²; ASE's default of 70 needs more than twice the force evaluations."""
 
 _STEP_DOWN = 0.3
 """Å, length of the displacement along a mode of negative curvature."""
@@ -34,14 +29,14 @@ _NEWTON_STEPS = 12
 _LARGEST_NEWTON_STEP = 0.1
 """Å; a longer step would leave the basin that the Hessian describes."""
 
-_DEGENERATE = 1e-3
-"""eV/Å²; modes whose curvatures differ by less are treated alike."""
-
-_DIGITS = 6
-"""Decimals, Å, that a relaxation hands on: rounding errors die here instead of growing in the next one."""
-
 _SAME_ENERGY = 1e-4
 """eV; relaxations that end closer than this have ended in one minimum."""
+
+_ROUGH = 1e-3
+"""eV/Å; where relaxations end that are polished afterwards."""
+
+_SHEAR = 0.05
+"""Largest component of the random strain before a relaxation with the cell, for each Å of displacement."""
 
 
 @configclass
@@ -60,10 +55,21 @@ class MinimumConfig:
     """Descents along negative curvature at most before the structure is given up."""
     steps: int = 500
     """Steps of one relaxation at most."""
+    cell: bool = False
+    """Whether the cell relaxes, too, in all symmetric strains: minima have neither forces nor stress, and their Hessian
+    is that of positions and strain."""
+    check: Literal["hessian", "rattle"] = "hessian"
+    """What makes sure that it is a minimum: its `hessian`, some ten to hundred evaluations, after Newton steps to `fmax`;
+    or, for expensive calculators, `rattle`: displaced and relaxed again it comes back, or to something lower that comes
+    back itself. Single precision allows an `fmax` of some 2e-3."""
+    same_energy: float = 1e-3
+    """eV per atom; with `rattle`, what still counts as having come back."""
 
     def __post_init__(self) -> None:
         if self.fmax <= 0 or self.min_curvature < 0 or self.rattle < 0:
             raise ValueError("`fmax` must be positive, `min_curvature` and `rattle` must not be negative")
+        if self.same_energy <= 0:
+            raise ValueError(f"`same_energy` must be positive, got {self.same_energy}")
         if self.relaxations < 1 or self.attempts < 1 or self.steps < 1:
             raise ValueError("`relaxations`, `attempts` and `steps` must be at least 1")
 
@@ -76,7 +82,7 @@ class Minimum:
         atoms: The structure, without a calculator.
         energy: eV.
         fmax: Largest force on an atom, eV/Å.
-        curvature: Smallest eigenvalue of the Hessian with translations taken out, eV/Å².
+        curvature: Smallest eigenvalue of the Hessian with translations taken out, eV/Å²; NaN where none was computed.
     """
 
     atoms: Atoms
@@ -92,157 +98,152 @@ def find_minimum(
     generator: np.random.Generator,
     config: MinimumConfig,
 ) -> Minimum | None:
-    """Relax a structure at fixed cell to a true minimum near it.
+    """As `search_minimum`; None if none was found."""
+    try:
+        return search_minimum(atoms, calculator, hessian, generator, config)
+    except NotRelaxedError:
+        return None
+
+
+def search_minimum(
+    atoms: Atoms,
+    calculator: Calculator,
+    hessian: HessianFunction,
+    generator: np.random.Generator,
+    config: MinimumConfig,
+) -> Minimum:
+    """Relax a structure to a true minimum near it.
 
     Args:
         atoms: Where to begin. Constraints are not supported: the translations are the only free directions.
-        calculator: Gives energy and forces.
-        hessian: Gives the second derivatives; see `hessian_function`.
+        calculator: Gives energy, forces and, with the cell, stress.
+        hessian: Gives the second derivatives at fixed cell; see `hessian_function`.
         generator: Draws the displacements.
         config: Effort and thresholds.
 
-    Returns:
-        The minimum, or None if none was found: the relaxation did not converge, the curvature stayed negative or too
-        small, or atoms ended on top of each other.
+    Raises:
+        NotRelaxedError: None was found: the relaxation did not converge, the cell collapsed or exploded, the curvature
+            stayed negative or too small, or atoms ended on top of each other. The message is the reason.
     """
-    lowest = None
-    current = atoms
-    for _ in range(config.relaxations):
-        relaxed = relax(perturb(current, config.rattle, generator), calculator, 1e-3, config.steps)
-        if relaxed is None:
-            return None
-        energy = energy_and_forces(relaxed, calculator)[0]
-        settled = lowest is not None and energy > lowest[0] - _SAME_ENERGY
-        if lowest is None or energy < lowest[0]:
-            lowest = energy, relaxed
-        if settled:
-            break
-        current = relaxed
-    if lowest is None:  # pragma: no cover - relaxations >= 1
-        return None
-    current = lowest[1]
+    if config.check == "rattle":
+        return _settled(atoms, calculator, generator, config)
+    current = _lowest(atoms, calculator, generator, config)
     for _ in range(config.attempts):
-        polished = _newton(current, calculator, hessian, config)
-        if polished is None:
-            return None
-        curvature, modes = softest_modes(hessian(polished))
+        polished, second = _newton(current, calculator, hessian, config)
+        curvature, modes = softest_modes(second, len(polished))
         if curvature >= config.min_curvature:
             return _accept(polished, calculator, curvature, config)
-        pushed = polished.copy()
         # Which vectors span degenerate modes is a matter of rounding; a random vector's part in their space is not.
         direction = modes @ (modes.T @ generator.normal(size=len(modes)))
-        pushed.positions += _STEP_DOWN * (direction / np.linalg.norm(direction)).reshape(-1, 3)
-        relaxed = relax(perturb(pushed, 0.1 * config.rattle, generator), calculator, 1e-3, config.steps)
-        if relaxed is None:
-            return None
-        current = relaxed
-    return None
+        pushed = _moved(polished, _STEP_DOWN * direction / np.linalg.norm(direction), config.cell)
+        current = _again(pushed, 0.1 * config.rattle, calculator, generator, config, _ROUGH)
+    raise NotRelaxedError("saddle point or flat")
 
 
-def _accept(atoms: Atoms, calculator: Calculator, curvature: float, config: MinimumConfig) -> Minimum | None:
-    energy, forces = energy_and_forces(atoms, calculator)
-    fmax = float(np.linalg.norm(forces, axis=1).max())
-    if fmax > config.fmax or closest_pair(atoms)[3] < MIN_SEPARATION:
-        return None
-    return Minimum(atoms, energy, fmax, curvature)
+def _lowest(atoms: Atoms, calculator: Calculator, generator: np.random.Generator, config: MinimumConfig) -> Atoms:
+    """The lowest of some relaxations, each from the displaced result of the one before."""
+    lowest: tuple[float, Atoms] | None = None
+    current = atoms
+    for _ in range(config.relaxations):
+        current = _again(current, config.rattle, calculator, generator, config, _ROUGH)
+        energy = _energy(current, calculator)
+        settled = lowest is not None and energy > lowest[0] - _SAME_ENERGY
+        if lowest is None or energy < lowest[0]:
+            lowest = energy, current
+        if settled:
+            break
+    assert lowest is not None  # there is at least one relaxation
+    return lowest[1]
 
 
-def relax(atoms: Atoms, calculator: Calculator, fmax: float, steps: int) -> Atoms | None:
-    """A copy relaxed by BFGS at fixed cell, without its calculator; None where that fails."""
-    relaxed = atoms.copy()
-    relaxed.calc = calculator
-    optimizer = BFGS(relaxed, logfile=None, alpha=_ALPHA)
+def _settled(atoms: Atoms, calculator: Calculator, generator: np.random.Generator, config: MinimumConfig) -> Minimum:
+    """Displaced and relaxed until that brings nothing lower."""
+    current = _again(atoms, config.rattle, calculator, generator, config, config.fmax)
+    energy = _energy(current, calculator)
+    for _ in range(config.attempts):
+        again = _again(current, config.rattle, calculator, generator, config, config.fmax)
+        difference = (_energy(again, calculator) - energy) / len(atoms)
+        if abs(difference) <= config.same_energy:
+            return _accept(current, calculator, float("nan"), config)
+        if difference < 0:
+            current, energy = again, _energy(again, calculator)
+    raise NotRelaxedError("does not come back to one minimum")
+
+
+def _again(
+    atoms: Atoms,
+    rattle: float,
+    calculator: Calculator,
+    generator: np.random.Generator,
+    config: MinimumConfig,
+    fmax: float,
+) -> Atoms:
+    """Displaced, with the cell also strained a little, so that no symmetry is left; and relaxed."""
     try:
-        converged = optimizer.run(fmax=fmax, steps=steps)
-    except (CalculatorSetupError, PropertyNotImplementedError, NotImplementedError):
-        raise  # the calculator does not fit the structure: no displacement would help
-    except (RuntimeError, ValueError, ArithmeticError, np.linalg.LinAlgError):
-        return None
-    relaxed.calc = None
-    relaxed.positions[:] = np.round(relaxed.positions, _DIGITS)
-    return relaxed if converged else None
+        start = perturb(atoms, rattle, generator)
+    except StructureError as error:
+        raise NotRelaxedError("atoms overlap") from error
+    if config.cell:
+        start = strained(start, _SHEAR * rattle, generator)
+    return relaxed_with(start, calculator, fmax, config.steps, config.cell)
 
 
-def energy_and_forces(atoms: Atoms, calculator: Calculator) -> tuple[float, FloatArray]:
-    """Energy in eV and forces (n_atoms, 3) in eV/Å."""
+def _accept(atoms: Atoms, calculator: Calculator, curvature: float, config: MinimumConfig) -> Minimum:
     evaluated = atoms.copy()
     evaluated.calc = calculator
-    return float(evaluated.get_potential_energy()), np.asarray(evaluated.get_forces(), dtype=np.float64)
+    fmax = residual(evaluated, config.cell)
+    if fmax > config.fmax:
+        raise NotRelaxedError("forces do not vanish")
+    if closest_pair(atoms)[3] < MIN_SEPARATION:
+        raise NotRelaxedError("atoms overlap")
+    return Minimum(atoms, float(evaluated.get_potential_energy()), fmax, curvature)
 
 
-def softest_modes(hessian: FloatArray) -> tuple[float, FloatArray]:
-    """The smallest eigenvalue, eV/Å², and the modes that have it, with the three translations taken out.
-
-    Args:
-        hessian: (3 n_atoms, 3 n_atoms), eV/Å², symmetric.
-
-    Returns:
-        The eigenvalue, and orthonormal vectors (3 n_atoms, n_modes) that span all modes within a small distance of it:
-        symmetric crystals have degenerate ones. A single atom of a crystal has nothing but translations: infinity and
-        no modes.
-    """
-    n_atoms = len(hessian) // 3
-    if n_atoms == 1:
-        return float("inf"), np.zeros((3, 0))
-    translations = np.tile(np.eye(3), (n_atoms, 1)) / np.sqrt(n_atoms)
-    # Translations are lifted above all other modes rather than projected to zero, where a soft mode may lie as well.
-    top = float(np.abs(hessian).sum(axis=1).max()) + 1.0
-    without = hessian - translations @ (translations.T @ hessian)
-    without = without - (without @ translations) @ translations.T + top * translations @ translations.T
-    values, vectors = np.linalg.eigh(0.5 * (without + without.T))
-    return float(values[0]), vectors[:, values <= values[0] + _DEGENERATE]
+def _energy(atoms: Atoms, calculator: Calculator) -> float:
+    evaluated = atoms.copy()
+    evaluated.calc = calculator
+    return float(evaluated.get_potential_energy())
 
 
-def _newton(atoms: Atoms, calculator: Calculator, hessian: HessianFunction, config: MinimumConfig) -> Atoms | None:
-    """A copy moved to the stationary point at hand, far below `fmax`, so that rounding hardly shows in it."""
+def _moved(atoms: Atoms, step: FloatArray, cell: bool) -> Atoms:
+    """A copy moved by a step in positions, (3 n_atoms,), or in positions and strain, (3 n_atoms + 6,), Å."""
     moved = atoms.copy()
-    for _ in range(_NEWTON_STEPS):
-        forces = energy_and_forces(moved, calculator)[1]
-        if np.linalg.norm(forces, axis=1).max() < 1e-3 * config.fmax:
-            break
-        step = np.linalg.lstsq(hessian(moved), forces.ravel(), rcond=1e-6)[0].reshape(-1, 3)
-        step -= step.mean(axis=0)
-        longest = np.linalg.norm(step, axis=1).max()
-        moved.positions += step * min(1.0, _LARGEST_NEWTON_STEP / longest)
+    if cell:
+        crystal = StrainedCrystal(moved)
+        crystal.set_x(crystal.get_x() + step)
+    else:
+        moved.positions += step.reshape(-1, 3)
     return moved
 
 
-def surface(calculator: str) -> tuple[Calculator, HessianFunction]:
-    """A new calculator of this name and its Hessian.
+def _newton(
+    atoms: Atoms, calculator: Calculator, hessian: HessianFunction, config: MinimumConfig
+) -> tuple[Atoms, FloatArray]:
+    """A copy moved to the stationary point at hand, far below `fmax`, so that rounding hardly shows in it.
 
-    Each structure needs its own: calculators keep neighbour lists and other state, and what one structure leaves behind
-    would show in the last digits of the next, and at times in the minimum that it falls into.
-    """
-    spec = parse_calculator(calculator)
-    made = spec.create()
-    return made, hessian_function(made, spec.potential())
-
-
-def hessian_function(calculator: Calculator, potential: Potential | None = None) -> HessianFunction:
-    """Analytic second derivatives where the potential has them, else finite differences of the calculator's forces."""
-    if isinstance(potential, TorchPotential):
-        analytic = potential
-        return lambda atoms: analytic.hessian(graph_from_atoms(atoms))[0].detach().numpy()
-    return lambda atoms: finite_difference_hessian(atoms, calculator)
-
-
-def finite_difference_hessian(atoms: Atoms, calculator: Calculator, step: float = 5e-3) -> FloatArray:
-    """Second derivatives from central differences of forces: (3 n_atoms, 3 n_atoms), eV/Å², made symmetric.
-
-    Args:
-        atoms: The structure.
-        calculator: Called 6 n_atoms times.
-        step: Å.
+    Returns:
+        The copy, and the Hessian there, of positions or of positions and strain.
     """
     moved = atoms.copy()
-    moved.calc = calculator
-    rows = np.empty((3 * len(atoms), 3 * len(atoms)))
-    for k in range(3 * len(atoms)):
-        place = divmod(k, 3)
-        moved.positions[place] += step
-        forward = moved.get_forces(apply_constraint=False)
-        moved.positions[place] -= 2 * step
-        backward = moved.get_forces(apply_constraint=False)
-        moved.positions[place] = atoms.positions[place]
-        rows[k] = (backward - forward).ravel() / (2 * step)
-    return 0.5 * (rows + rows.T)
+    for _ in range(_NEWTON_STEPS):
+        gradient = _gradient(moved, calculator, config.cell)
+        if np.linalg.norm(gradient.reshape(-1, 3), axis=1).max() < 1e-3 * config.fmax:
+            break
+        step = -np.linalg.lstsq(_second(moved, calculator, hessian, config.cell), gradient, rcond=1e-6)[0]
+        positions = step[: 3 * len(atoms)].reshape(-1, 3)
+        positions -= positions.mean(axis=0)
+        longest = np.linalg.norm(step.reshape(-1, 3), axis=1).max()
+        moved = _moved(moved, step * min(1.0, _LARGEST_NEWTON_STEP / longest), config.cell)
+    return moved, _second(moved, calculator, hessian, config.cell)
+
+
+def _gradient(atoms: Atoms, calculator: Calculator, cell: bool) -> FloatArray:
+    evaluated = atoms.copy()
+    evaluated.calc = calculator
+    if cell:
+        return StrainedCrystal(evaluated).get_gradient()
+    return -np.asarray(evaluated.get_forces(), dtype=np.float64).ravel()
+
+
+def _second(atoms: Atoms, calculator: Calculator, hessian: HessianFunction, cell: bool) -> FloatArray:
+    return hessian_with_strain(atoms, calculator, hessian) if cell else hessian(atoms)

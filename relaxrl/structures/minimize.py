@@ -9,7 +9,8 @@ from itertools import repeat
 from relaxrl.potentials import CALCULATOR_KEY, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
-from relaxrl.structures.minima import MinimumConfig, find_minimum, surface
+from relaxrl.structures.curvature import surface
+from relaxrl.structures.minima import MinimumConfig, find_minimum
 
 
 def find_minima(

@@ -1,37 +1,35 @@
-"""Recipes of sets: what to draw for each split, how to relax it, which starts to keep; and the work of cooking one."""
+"""Recipes of sets: what to draw for each split, under which calculator, and how candidates become entries."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor
-from dataclasses import dataclass
+from dataclasses import replace
 from itertools import islice, repeat
+from pathlib import Path
+from typing import Literal
 
-import numpy as np
-from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.data import atomic_numbers
 
 from relaxrl.config import configclass
 from relaxrl.errors import StructureError
+from relaxrl.potentials import parse_calculator
+from relaxrl.potentials.torch_potential import missing_elements
 from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import AlloyConfig, parent_of_compound
 from relaxrl.structures.archive import Entry
 from relaxrl.structures.compounds import CompoundConfig
-from relaxrl.structures.crystal import perturb
+from relaxrl.structures.cooking import Candidate, Outcome, cook
 from relaxrl.structures.draw import Drawable, draw
-from relaxrl.structures.minima import MinimumConfig, energy_and_forces, find_minimum, relax, surface
-from relaxrl.structures.random_crystals import RandomCrystalConfig
+from relaxrl.structures.frame_making import FramesRecipe
+from relaxrl.structures.minima import MinimumConfig
 from relaxrl.structures.read import read_structures
-from relaxrl.typing import FloatArray
 
 Progress = Callable[[str, int, int], None]
 """Called with the split, the entries made and the entries wanted."""
 
-_DIGITS = 8
-"""Decimals (Å, eV) kept of minima and starts: far below any tolerance, and above the noise between machines."""
-
-_START_DRAWS = 5
-"""Starts drawn for a minimum before it is given up."""
+OnOutcome = Callable[[str, Outcome], None]
+"""Called with the split and what became of a candidate."""
 
 _ELSEWHERE = "what `exclude` names"
 """Owner of the parents of other sets."""
@@ -49,24 +47,27 @@ class GroupRecipe:
     alloys: AlloyConfig | None = None
     """Alloys of this kind;"""
     compounds: CompoundConfig | None = None
-    """or known crystals with other elements;"""
-    random: RandomCrystalConfig | None = None
-    """or cells with atoms thrown in."""
+    """or known crystals with other elements."""
+    calculator: str | None = None
+    """What they are minima of; that of the recipe if None."""
+    calculators: tuple[str, ...] = ()
+    """Several to draw from, for each candidate one."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"`count` must be at least 1, got {self.count}")
-        if len(self._kinds) != 1:
-            raise ValueError("a group must have exactly one of `alloys`, `compounds` and `random`")
+        if (self.alloys is None) == (self.compounds is None):
+            raise ValueError("a group must have exactly one of `alloys` and `compounds`")
+        if self.calculator is not None and self.calculators:
+            raise ValueError("a group must have one of `calculator` and `calculators`, got both")
 
     @property
     def drawn(self) -> Drawable:
         """What its structures are drawn from."""
-        return self._kinds[0]
-
-    @property
-    def _kinds(self) -> list[Drawable]:
-        return [kind for kind in (self.alloys, self.compounds, self.random) if kind is not None]
+        chosen = self.compounds if self.alloys is None else self.alloys
+        if chosen is None:
+            raise AssertionError("checked on creation")
+        return chosen
 
 
 @configclass
@@ -77,12 +78,18 @@ class SplitRecipe:
     """What it holds, in this order."""
     starts: bool = True
     """Whether to keep a displaced start beside each minimum, so that everybody compares methods on the same ones."""
+    start_strain: float = 0.0
+    """Largest component of a random strain of starts, for comparisons of relaxations with the cell."""
     per_parent: int = 1
-    """Structures that may descend from one parent."""
+    """Structures that may descend from one parent, under one calculator."""
+    frames: FramesRecipe | None = None
+    """Labelled frames of each minimum, in a file of their own; none if None."""
 
     def __post_init__(self) -> None:
         if not self.groups or self.per_parent < 1:
             raise ValueError("`groups` must name at least one group, and `per_parent` must be at least 1")
+        if not 0 <= self.start_strain < 0.3 or (self.start_strain and not self.starts):
+            raise ValueError(f"`start_strain` must be in 0..0.3 and goes with `starts`, got {self.start_strain}")
 
 
 @configclass
@@ -95,6 +102,9 @@ class SetRecipe:
     """Parts by name, made in this order."""
     exclude: tuple[str, ...] = ()
     """Files or shipped sets whose parents must not be drawn: sets that this one is to be added to or compared on."""
+    split_by: Literal["parent", "composition"] = "parent"
+    """What may not be in two splits: a `parent`, prototype and reduced formula; or a `composition`, the reduced formula
+    alone, in whatever prototype, so that tests hold chemistries that nobody was trained on."""
     calculator: str = "emt"
     """What the structures are minima of; as everywhere on the command line."""
     seed: int = 0
@@ -115,49 +125,81 @@ class SetRecipe:
                 raise ValueError(f"names of sets and splits are made of letters, digits and underscores, got {name!r}")
         if not 0 <= self.rattle[0] <= self.rattle[1] or self.start_fmax <= 0 or self.seed < 0:
             raise ValueError("`rattle` must be a range from 0 up, `start_fmax` positive, `seed` not negative")
+        if any(split.start_strain for split in self.splits.values()) and not self.minimum.cell:
+            raise ValueError("`start_strain` needs minima with the cell: `minimum: {cell: true}`")
 
-
-@dataclass(frozen=True)
-class Candidate:
-    """A draw that may become an entry, known by its number alone.
-
-    Attributes:
-        stream: Name of its random streams.
-        drawn: What it was drawn from.
-        starts: Whether it needs a start.
-    """
-
-    stream: str
-    drawn: Drawable
-    starts: bool
+    def calculators(self, group: GroupRecipe) -> tuple[str, ...]:
+        """The calculators that a group's candidates are drawn from."""
+        return group.calculators or (group.calculator or self.calculator,)
 
 
 def make_set(
     recipe: SetRecipe, executor: Executor | None = None, progress: Progress | None = None
 ) -> dict[str, list[Entry]]:
+    """The entries of all splits of a set; see `cook_set`."""
+    cooked = cook_set(recipe, executor, progress)
+    return {name: [one.entry for one in part if one.entry is not None] for name, part in cooked.items()}
+
+
+def cook_set(
+    recipe: SetRecipe,
+    executor: Executor | None = None,
+    progress: Progress | None = None,
+    cache: Path | None = None,
+    on_outcome: OnOutcome | None = None,
+) -> dict[str, list[Outcome]]:
     """Make all splits of a set.
 
     Args:
         recipe: The set.
         executor: Runs the relaxations; in this process if None. The result does not depend on it.
         progress: Told about each entry made.
+        cache: Folder in which what became of each candidate is kept: none is cooked twice, also after a kill.
+        on_outcome: Told about each candidate.
 
     Returns:
-        The entries of each split.
+        The outcomes of each split that became entries, in order, with frames named after their place.
 
     Raises:
-        StructureError: A group can't be filled: too few parents are left, or too few of them have minima.
+        StructureError: A group can't be filled: too few parents are left, or too few of them have minima; or a
+            calculator does not know an element of its group.
     """
+    for name, split in recipe.splits.items():
+        for number, group in enumerate(split.groups):
+            _check_elements(recipe, group, f"{recipe.name}:{name}: group {number}")
     owner = _owners_of_compounds(recipe)
-    return {name: _make_split(recipe, name, owner, executor, progress) for name in recipe.splits}
+    made = {}
+    for name in recipe.splits:
+        part = _make_split(recipe, name, owner, executor, progress, cache, on_outcome)
+        made[name] = [_named(one, f"{recipe.name}-{name}.npz#{index}") for index, one in enumerate(part)]
+    return made
+
+
+def _named(outcome: Outcome, crystal: str) -> Outcome:
+    return replace(outcome, frames=tuple(replace(frame, crystal=crystal) for frame in outcome.frames))
+
+
+def _check_elements(recipe: SetRecipe, group: GroupRecipe, place: str) -> None:
+    wanted = {atomic_numbers[symbol] for symbol in group.drawn.elements}
+    for name in recipe.calculators(group):
+        known = parse_calculator(name).elements
+        missing = set() if known is None else wanted - known
+        if known is not None and missing:
+            raise StructureError(f"{place}: {missing_elements(f'calculator {name}', missing, known)}")
+
+
+def _key(recipe: SetRecipe, parent: str) -> str:
+    """What a split owns: the parent, or the formula in its name."""
+    return parent if recipe.split_by == "parent" else parent.rpartition(" ")[2]
 
 
 def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
     """Parents that a split names itself belong to it from the start, lest another one draws them by chance."""
-    owner = {crystal.parent: _ELSEWHERE for crystal in read_structures(recipe.exclude)} if recipe.exclude else {}
+    elsewhere = read_structures(recipe.exclude) if recipe.exclude else []
+    owner = {_key(recipe, crystal.parent): _ELSEWHERE for crystal in elsewhere}
     for name, split in recipe.splits.items():
         for compound in (name for group in split.groups if group.alloys for name in group.alloys.compounds):
-            parent = parent_of_compound(compound)
+            parent = _key(recipe, parent_of_compound(compound))
             if owner.setdefault(parent, name) != name:
                 raise StructureError(
                     f"{recipe.name}: {compound!r} of {name} is a variant of one of {owner[parent]}; name it once"
@@ -166,12 +208,18 @@ def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
 
 
 def _make_split(
-    recipe: SetRecipe, name: str, owner: dict[str, str], executor: Executor | None, progress: Progress | None
-) -> list[Entry]:
+    recipe: SetRecipe,
+    name: str,
+    owner: dict[str, str],
+    executor: Executor | None,
+    progress: Progress | None,
+    cache: Path | None,
+    on_outcome: OnOutcome | None,
+) -> list[Outcome]:
     split = recipe.splits[name]
     wanted = sum(group.count for group in split.groups)
-    counts: dict[str, int] = {}
-    entries: list[Entry] = []
+    counts: dict[tuple[str, str], int] = {}
+    made: list[Outcome] = []
     for number, group in enumerate(split.groups):
         candidates = _candidates(recipe, name, number, owner, counts)
         missing = group.count
@@ -182,68 +230,42 @@ def _make_split(
                     f"{recipe.name}:{name}: group {number} lacks {missing} of {group.count} structures after "
                     f"{_PATIENCE * group.count} draws; allow more elements, prototypes or sizes"
                 )
-            cooked = map(cook, repeat(recipe), batch) if executor is None else executor.map(cook, repeat(recipe), batch)
-            for entry in cooked:
-                if entry is not None:
-                    entries.append(entry)
+            run: Callable[..., Iterator[Outcome]] = map if executor is None else executor.map
+            for outcome in run(cook, batch, repeat(cache)):
+                if outcome.entry is not None:
+                    made.append(outcome)
                     missing -= 1
+                if on_outcome is not None:
+                    on_outcome(name, outcome)
                 if progress is not None:
-                    progress(name, len(entries), wanted)
-    return entries
+                    progress(name, len(made), wanted)
+    return made
 
 
 def _candidates(
-    recipe: SetRecipe, name: str, number: int, owner: dict[str, str], counts: dict[str, int]
+    recipe: SetRecipe, name: str, number: int, owner: dict[str, str], counts: dict[tuple[str, str], int]
 ) -> Iterator[Candidate]:
     """Draws of one group whose parents are free for this split; they are taken as soon as they are drawn."""
     split = recipe.splits[name]
     group = split.groups[number]
+    calculators = recipe.calculators(group)
     for attempt in range(_PATIENCE * group.count):
         stream = f"{recipe.name}/{name}/{number}/{attempt}"
-        parent = draw(group.drawn, Generators(recipe.seed).numpy(stream)).parent
-        if owner.setdefault(parent, name) != name or counts.get(parent, 0) >= split.per_parent:
+        generators = Generators(recipe.seed)
+        parent = draw(group.drawn, generators.numpy(stream)).parent
+        calculator = calculators[int(generators.numpy(f"{stream}/calculator").integers(len(calculators)))]
+        used = parent, calculator
+        if owner.setdefault(_key(recipe, parent), name) != name or counts.get(used, 0) >= split.per_parent:
             continue
-        counts[parent] = counts.get(parent, 0) + 1
-        yield Candidate(stream, group.drawn, split.starts)
-
-
-def cook(recipe: SetRecipe, candidate: Candidate) -> Entry | None:
-    """The entry that a candidate leads to, or None if it leads to no minimum or none that can be started from."""
-    generators = Generators(recipe.seed)
-    calculator, hessian = surface(recipe.calculator)
-    try:
-        drawn = draw(candidate.drawn, generators.numpy(candidate.stream), calculator)
-    except StructureError:
-        return None  # this crystal has no volume under this calculator
-    minimum = find_minimum(
-        drawn.atoms, calculator, hessian, generators.numpy(f"{candidate.stream}/minimum"), recipe.minimum
-    )
-    if minimum is None:
-        return None
-    atoms = minimum.atoms
-    atoms.info = {}
-    atoms.set_cell(np.round(atoms.cell.array, _DIGITS))
-    atoms.positions[:] = np.round(atoms.positions, _DIGITS)
-    start = None
-    if candidate.starts:
-        start = _start(recipe, atoms, minimum.energy, calculator, generators.numpy(f"{candidate.stream}/start"))
-        if start is None:
-            return None
-    return Entry(atoms, round(minimum.energy, _DIGITS), drawn.parent, drawn.prototype, start)
-
-
-def _start(
-    recipe: SetRecipe, minimum: Atoms, energy: float, calculator: Calculator, generator: np.random.Generator
-) -> FloatArray | None:
-    """Positions displaced from a minimum, (n_atoms, 3), Å, that lie above it and relax; None if none was found."""
-    for _ in range(_START_DRAWS):
-        try:
-            start = perturb(minimum, recipe.rattle, generator)
-        except StructureError:
-            continue
-        start.positions[:] = np.round(start.positions, _DIGITS)
-        if energy_and_forces(start, calculator)[0] <= energy:
-            continue
-        if relax(start, calculator, recipe.start_fmax, recipe.minimum.steps) is not None:
-            return np.array(start.positions)
-    return None
+        counts[used] = counts.get(used, 0) + 1
+        yield Candidate(
+            stream,
+            recipe.seed,
+            group.drawn,
+            calculator,
+            recipe.minimum,
+            recipe.rattle if split.starts else None,
+            split.start_strain,
+            recipe.start_fmax,
+            split.frames,
+        )

@@ -13,7 +13,7 @@ from relaxrl.graph import AtomGraph, max_force
 from relaxrl.io import graph_from_atoms
 from relaxrl.potentials import Potential, PotentialSource, TorchCalculator
 from relaxrl.structures import Crystal
-from relaxrl.structures.minima import relax
+from relaxrl.structures.relaxation import relax
 
 _SETTLE = (1e-4, 1000)
 """eV/Å and steps: relaxation of crystals whose minima are not known. Energies end within 1e-8 eV."""

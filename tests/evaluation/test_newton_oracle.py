@@ -11,7 +11,7 @@ from relaxrl.evaluation.oracle import FLOOR, NewtonOracle
 from relaxrl.evaluation.run import Start, run_method
 from relaxrl.io import graph_from_atoms
 from relaxrl.potentials import EMT, LennardJones, parse_calculator
-from relaxrl.structures.minima import finite_difference_hessian
+from relaxrl.structures.curvature import finite_difference_hessian
 
 
 def alloy(seed: int = 0, rattle: float = 0.15) -> Atoms:

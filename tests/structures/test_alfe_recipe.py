@@ -13,8 +13,9 @@ from relaxrl.potentials import parse_calculator
 from relaxrl.potentials.parameter_files import lammps_folders
 from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import random_alloy
-from relaxrl.structures.minima import energy_and_forces, finite_difference_hessian, softest_modes
+from relaxrl.structures.curvature import finite_difference_hessian, softest_modes
 from relaxrl.structures.recipe import SetRecipe, _candidates, make_set
+from relaxrl.structures.relaxation import energy_and_forces
 
 RECIPE = Path(__file__).parents[2] / "configs" / "structures" / "alfe.yaml"
 SIZES = {"test": (4, 16), "large": (31, 64), "dev": (4, 32), "train": (4, 16)}

@@ -8,14 +8,10 @@ from ase.optimize import BFGS
 
 from relaxrl import potentials
 from relaxrl.structures import Crystal, MinimumConfig, find_minima
+from relaxrl.structures.curvature import finite_difference_hessian, hessian_function, softest_modes
 from relaxrl.structures.describe import describe
-from relaxrl.structures.minima import (
-    energy_and_forces,
-    find_minimum,
-    finite_difference_hessian,
-    hessian_function,
-    softest_modes,
-)
+from relaxrl.structures.minima import find_minimum
+from relaxrl.structures.relaxation import energy_and_forces
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from relaxrl.errors import StructureError
 from relaxrl.structures import Crystal, SetRecipe, make_set, read_structures, shipped_names
 from relaxrl.structures.archive import Entry, load_archive, save_archive
 from relaxrl.structures.check import closest_pair
-from relaxrl.structures.minima import energy_and_forces, finite_difference_hessian, hessian_function, softest_modes
+from relaxrl.structures.curvature import finite_difference_hessian, hessian_function, softest_modes
+from relaxrl.structures.relaxation import energy_and_forces
 
 RECIPES = Path(__file__).parents[2] / "configs" / "structures"
 TRAINING = ("train", "more")
