@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,8 +17,12 @@ if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
     from relaxrl.structures import Crystal
+    from relaxrl.structures.cooking import Outcome
     from relaxrl.structures.curvature import HessianFunction
     from relaxrl.structures.describe import Description
+
+_SAY_EVERY = 10.0
+"""Seconds between lines of progress where there is no terminal to show bars in."""
 
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
@@ -164,30 +170,75 @@ def _add_seed_and_jobs(parser: argparse.ArgumentParser) -> None:
 
 def run_make(args: argparse.Namespace) -> int:
     """Make a set from a recipe."""
+    from relaxrl.checkpoint import write_atomically
     from relaxrl.config import load_config
     from relaxrl.structures.archive import save_archive
+    from relaxrl.structures.card import set_card
+    from relaxrl.structures.frames import save_frames
     from relaxrl.structures.jobs import worker_pool
-    from relaxrl.structures.recipe import SetRecipe, make_set
+    from relaxrl.structures.recipe import SetRecipe, cook_set
 
     recipe = load_config(SetRecipe, args.recipe, args.overrides)
     folder = Path(args.out)
     folder.mkdir(parents=True, exist_ok=True)
+    tally = _Tally(recipe.name)
     with worker_pool(args.jobs) as executor, _progress() as progress:
-        tasks: dict[str, TaskID] = {}
-
-        def report(split: str, made: int, wanted: int) -> None:
-            if split not in tasks:
-                tasks[split] = progress.add_task(f"{recipe.name}:{split}", total=wanted)
-            progress.update(tasks[split], completed=made)
-
-        parts = make_set(recipe, executor, report)
-    for name, entries in parts.items():
+        tally.show_in(progress)
+        parts = cook_set(recipe, executor, tally.made, folder / "cache", tally.outcome)
+    for name, outcomes in parts.items():
         file = folder / f"{recipe.name}-{name}.npz"
+        entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
         save_archive(file, entries)
         sizes = [len(entry.minimum) for entry in entries]
         kind = "minima" if entries[0].start is None else "starts and their minima"
         print(f"{file}: {len(entries)} {kind}, {min(sizes)} to {max(sizes)} atoms")
+        frames = [frame for outcome in outcomes for frame in outcome.frames]
+        if frames:
+            save_frames(folder / f"{recipe.name}-{name}-frames.npz", frames)
+            print(f"{folder / f'{recipe.name}-{name}-frames.npz'}: {len(frames)} labelled frames")
+    card = set_card(recipe, parts, tally.failures, tally.evaluations, args.command)
+    write_atomically(folder / f"{recipe.name}.md", card.encode())
+    print(f"{folder / f'{recipe.name}.md'}: what is in it")
+    for name, reasons in tally.failures.items():
+        if reasons:
+            print(f"{name}: left out {_counts(reasons)}")
     return 0
+
+
+class _Tally:
+    """What became of the candidates so far, as bars in a terminal, else as a line now and then."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.failures: dict[str, Counter[str]] = {}
+        self.evaluations: Counter[str] = Counter()
+        self._tasks: dict[str, TaskID] = {}
+        self._progress: Progress | None = None
+        self._said = time.monotonic()
+
+    def show_in(self, progress: Progress) -> None:
+        self._progress = progress
+
+    def outcome(self, split: str, outcome: Outcome) -> None:
+        reasons = self.failures.setdefault(split, Counter())
+        self.evaluations[split] += outcome.evaluations
+        if outcome.entry is None:
+            reasons[outcome.reason] += 1
+
+    def made(self, split: str, made: int, wanted: int) -> None:
+        assert self._progress is not None
+        lost = _counts(self.failures[split])
+        if split not in self._tasks:
+            self._tasks[split] = self._progress.add_task(f"{self.name}:{split}", total=wanted)
+        description = f"{self.name}:{split}" + (f" (left out {lost})" if lost else "")
+        self._progress.update(self._tasks[split], completed=made, description=description)
+        if not self._progress.console.is_terminal and time.monotonic() - self._said > _SAY_EVERY:
+            self._said = time.monotonic()
+            print(f"{description}: {made} of {wanted}", file=sys.stderr, flush=True)
+
+
+def _counts(reasons: Counter[str]) -> str:
+    return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
 
 
 def run_generate(args: argparse.Namespace) -> int:

@@ -114,7 +114,7 @@ def entries_from(arrays: Mapping[str, np.ndarray]) -> list[Entry]:
     cells, energies = arrays["cells"], arrays["energies"]
     parents, prototypes = arrays["parents"].tolist(), arrays["prototypes"].tolist()
     calculators = arrays["calculators"].tolist() if "calculators" in arrays else none
-    start_cells = arrays["start_cells"] if "start_cells" in arrays else none
+    start_cells = arrays.get("start_cells", none)
     return [
         Entry(
             Atoms(numbers[k], positions[k], cell=cells[k], pbc=True),

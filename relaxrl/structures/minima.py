@@ -59,8 +59,8 @@ class MinimumConfig:
     """Whether the cell relaxes, too, in all symmetric strains: minima have neither forces nor stress, and their Hessian
     is that of positions and strain."""
     check: Literal["hessian", "rattle"] = "hessian"
-    """What makes sure that it is a minimum: its `hessian`, some ten to hundred evaluations, after Newton steps to `fmax`;
-    or, for expensive calculators, `rattle`: displaced and relaxed again it comes back, or to something lower that comes
+    """What makes sure that it is a minimum: its `hessian`, some hundred evaluations, after Newton steps to `fmax`; or,
+    for expensive calculators, `rattle`: displaced and relaxed again it comes back, or to something lower that comes
     back itself. Single precision allows an `fmax` of some 2e-3."""
     same_energy: float = 1e-3
     """eV per atom; with `rattle`, what still counts as having come back."""

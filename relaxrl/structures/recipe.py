@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from ase.data import atomic_numbers
+from ase.formula import Formula
 
 from relaxrl.config import configclass
 from relaxrl.errors import StructureError
@@ -84,6 +85,8 @@ class SplitRecipe:
     """Structures that may descend from one parent, under one calculator."""
     frames: FramesRecipe | None = None
     """Labelled frames of each minimum, in a file of their own; none if None."""
+    compositions: tuple[str, ...] = ()
+    """Formulas that no other split may draw, though it comes first; where sets are split by composition."""
 
     def __post_init__(self) -> None:
         if not self.groups or self.per_parent < 1:
@@ -125,6 +128,13 @@ class SetRecipe:
                 raise ValueError(f"names of sets and splits are made of letters, digits and underscores, got {name!r}")
         if not 0 <= self.rattle[0] <= self.rattle[1] or self.start_fmax <= 0 or self.seed < 0:
             raise ValueError("`rattle` must be a range from 0 up, `start_fmax` positive, `seed` not negative")
+        for formula in (formula for split in self.splits.values() for formula in split.compositions):
+            if self.split_by != "composition":
+                raise ValueError("`compositions` of a split need `split_by: composition`")
+            try:
+                _reduced(formula)
+            except (ValueError, KeyError) as error:
+                raise ValueError(f"`compositions`: {formula!r} is no chemical formula") from error
         if any(split.start_strain for split in self.splits.values()) and not self.minimum.cell:
             raise ValueError("`start_strain` needs minima with the cell: `minimum: {cell: true}`")
 
@@ -188,6 +198,10 @@ def _check_elements(recipe: SetRecipe, group: GroupRecipe, place: str) -> None:
             raise StructureError(f"{place}: {missing_elements(f'calculator {name}', missing, known)}")
 
 
+def _reduced(formula: str) -> str:
+    return str(Formula(formula, strict=True).reduce()[0].format("hill"))
+
+
 def _key(recipe: SetRecipe, parent: str) -> str:
     """What a split owns: the parent, or the formula in its name."""
     return parent if recipe.split_by == "parent" else parent.rpartition(" ")[2]
@@ -198,6 +212,9 @@ def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
     elsewhere = read_structures(recipe.exclude) if recipe.exclude else []
     owner = {_key(recipe, crystal.parent): _ELSEWHERE for crystal in elsewhere}
     for name, split in recipe.splits.items():
+        for formula in split.compositions:
+            if owner.setdefault(_reduced(formula), name) != name:
+                raise StructureError(f"{recipe.name}: {formula} of {name} is one of {owner[_reduced(formula)]}, too")
         for compound in (name for group in split.groups if group.alloys for name in group.alloys.compounds):
             parent = _key(recipe, parent_of_compound(compound))
             if owner.setdefault(parent, name) != name:

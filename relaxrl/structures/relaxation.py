@@ -36,8 +36,8 @@ class NotRelaxedError(StructureError):
 class StrainedCrystal(Optimizable):
     """Positions and symmetric strain from where it began, as one vector for ASE's optimizers.
 
-    x = (s, q) with positions s (1 + E), cell cell_0 (1 + E), E = the tensor of q / L (`relaxrl.strain`). Its gradient is
-    the exact derivative of the energy. Converged are forces, and the rows of stress times volume over the number of
+    x = (s, q) with positions s (1 + E), cell cell_0 (1 + E), E = the tensor of q / L (`relaxrl.strain`). The gradient
+    is the exact derivative of the energy. Converged are forces, and the rows of stress times volume over the number of
     atoms, as ASE's cell filters count them.
 
     Args:
