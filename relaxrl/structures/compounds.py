@@ -77,6 +77,9 @@ class CompoundConfig:
     max_coordination: float | None = None
     """Largest mean number of nearest neighbours of a prototype; any if None. It is 4 in diamond, 6 in rock salt, 12 in
     close packings: most potentials of covalent crystals know nothing of the latter."""
+    min_coordination: float | None = None
+    """Smallest one; any if None. Networks of fewer bonds than some 2.4 an atom are floppy under short-ranged potentials:
+    they have no stiff minima."""
     min_atoms: int = 2
     """Smallest number of atoms in a cell; smaller primitive cells are repeated."""
     max_atoms: int = 24
@@ -107,6 +110,8 @@ class CompoundConfig:
             raise ValueError(f"`min_atoms` must be in 1..max_atoms, got {self.min_atoms}..{self.max_atoms}")
         if self.max_species < 1 or self.max_multiple < 1 or (self.max_coordination or 1) <= 0:
             raise ValueError("`max_species`, `max_multiple` and `max_coordination` must be positive")
+        if (self.min_coordination or 0) > (self.max_coordination or np.inf):
+            raise ValueError("`min_coordination` must not be above `max_coordination`")
         if not 0 <= self.strain < 0.5 or not 0 <= self.vacancy_probability <= 1 or self.rattle < 0:
             raise ValueError("`strain` must be in [0, 0.5), `vacancy_probability` in [0, 1], `rattle` not negative")
         if self.rule == "charges":
@@ -203,7 +208,8 @@ def candidate_crystals(config: CompoundConfig) -> tuple[tuple[SourceCrystal, ...
         config.prototypes,
         config.exclude_prototypes,
         config.families,
-        (config.max_species, config.max_coordination, config.max_atoms),
+        (config.max_species, config.max_atoms),
+        (config.min_coordination or 0.0, config.max_coordination or np.inf),
     )
 
 
@@ -213,9 +219,10 @@ def _families(
     wanted: tuple[str, ...],
     excluded: tuple[str, ...],
     part: str,
-    limits: tuple[int, float | None, int],
+    limits: tuple[int, int],
+    coordination: tuple[float, float],
 ) -> tuple[tuple[SourceCrystal, ...], ...]:
-    max_species, max_coordination, max_atoms = limits
+    max_species, max_atoms = limits
     every = [crystal for source in sources for crystal in read_source(source, max_atoms)]
     _check_names(sources, every, (*wanted, *excluded))
     chosen = [crystal for crystal in every if not wanted or {crystal.label, crystal.family} & set(wanted)]
@@ -224,7 +231,7 @@ def _families(
     for crystal in chosen:
         if len(crystal.species) > max_species or crystal.family in out or part not in ("all", fold(crystal.family)):
             continue
-        if max_coordination is None or crystal.coordination <= max_coordination:
+        if coordination[0] <= crystal.coordination <= coordination[1]:
             families.setdefault(crystal.family, []).append(crystal)
     return tuple(tuple(families[family]) for family in sorted(families))
 

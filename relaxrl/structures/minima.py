@@ -127,17 +127,20 @@ def search_minimum(
     """
     if config.check == "rattle":
         return _settled(atoms, calculator, generator, config)
-    current = _lowest(atoms, calculator, generator, config)
+    current, flat = _lowest(atoms, calculator, generator, config), 0
     for _ in range(config.attempts):
         polished, second = _newton(current, calculator, hessian, config)
         curvature, modes = softest_modes(second, len(polished))
         if curvature >= config.min_curvature:
             return _accept(polished, calculator, curvature, config)
+        flat += curvature > -config.min_curvature
+        if flat > 1:  # not by chance: bonds too few to hold it
+            raise NotRelaxedError("flat")
         # Which vectors span degenerate modes is a matter of rounding; a random vector's part in their space is not.
         direction = modes @ (modes.T @ generator.normal(size=len(modes)))
         pushed = _moved(polished, _STEP_DOWN * direction / np.linalg.norm(direction), config.cell)
         current = _again(pushed, 0.1 * config.rattle, calculator, generator, config, _ROUGH)
-    raise NotRelaxedError("saddle point or flat")
+    raise NotRelaxedError("saddle point")
 
 
 def _lowest(atoms: Atoms, calculator: Calculator, generator: np.random.Generator, config: MinimumConfig) -> Atoms:

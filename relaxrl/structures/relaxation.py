@@ -50,6 +50,7 @@ class StrainedCrystal(Optimizable):
         self._cell = atoms.cell.array.copy()
         self._volume = float(atoms.cell.volume)
         self._x = np.concatenate([atoms.positions.ravel(), np.zeros(6)])
+        self._known: tuple[FloatArray, float] | None = None
 
     def ndofs(self) -> int:
         """3 n_atoms + 6."""
@@ -69,17 +70,25 @@ class StrainedCrystal(Optimizable):
         ratio = float(np.linalg.det(deformation))
         if not VOLUME_RANGE[0] < ratio < VOLUME_RANGE[1]:
             raise NotRelaxedError("collapsed" if ratio < 1 else "exploded")
-        self._x = np.array(x)
+        self._x, self._known = np.array(x), None
         self.atoms.set_cell(self._cell @ deformation)
         self.atoms.positions[:] = x[:-6].reshape(-1, 3) @ deformation
 
     def get_gradient(self) -> FloatArray:
         """(3 n_atoms + 6,), eV/Å."""
-        deformation = self._deformation(self._x)
-        # Stress first: calculators then have the forces, too, in one call.
-        virial = self.atoms.get_volume() * self.atoms.get_stress(voigt=False)
-        of_strain = vector_from_tensor(np.linalg.solve(deformation, virial)) / self.length
-        return np.concatenate([(-self.atoms.get_forces() @ deformation).ravel(), of_strain])
+        return self._evaluated()[0].copy()
+
+    def _evaluated(self) -> tuple[FloatArray, float]:
+        """Gradient and residual; optimizers ask for them several times, and calculators take long to see what is old."""
+        if self._known is None:
+            # Stress first: calculators then have the forces, too, in one call.
+            stress = self.atoms.get_stress(voigt=False)
+            forces = self.atoms.get_forces()
+            deformation, volume = self._deformation(self._x), float(self.atoms.cell.volume)
+            of_strain = vector_from_tensor(np.linalg.solve(deformation, volume * stress)) / self.length
+            gradient = np.concatenate([(-forces @ deformation).ravel(), of_strain])
+            self._known = gradient, _residual(forces, stress, volume)
+        return self._known
 
     def get_value(self) -> float:
         """Energy, eV."""
@@ -88,7 +97,7 @@ class StrainedCrystal(Optimizable):
     def converged(self, gradient: FloatArray, fmax: float) -> bool:
         """Whether forces and stress are small enough."""
         del gradient
-        return residual(self.atoms, cell=True) < fmax
+        return self._evaluated()[1] < fmax
 
     def iterimages(self) -> Iterator[Atoms]:
         """The crystal."""
@@ -104,11 +113,14 @@ def residual(atoms: Atoms, cell: bool) -> float:
     """Largest force, eV/Å; with the cell also the longest row of stress times volume over the number of atoms, eV."""
     # Stress first: one call gives both.
     stress = atoms.get_stress(voigt=False) if cell else None
-    largest = float(np.linalg.norm(atoms.get_forces(), axis=1).max())
+    return _residual(atoms.get_forces(), stress, float(atoms.cell.volume))
+
+
+def _residual(forces: FloatArray, stress: FloatArray | None, volume: float) -> float:
+    rows = [np.linalg.norm(forces, axis=1)]
     if stress is not None:
-        rows = np.linalg.norm(stress, axis=1) * atoms.get_volume() / len(atoms)
-        largest = max(largest, float(rows.max()))
-    return largest
+        rows.append(np.linalg.norm(stress, axis=1) * volume / len(forces))
+    return float(np.concatenate(rows).max())
 
 
 def relaxed_with(
