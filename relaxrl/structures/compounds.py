@@ -78,8 +78,8 @@ class CompoundConfig:
     """Largest mean number of nearest neighbours of a prototype; any if None. It is 4 in diamond, 6 in rock salt, 12 in
     close packings: most potentials of covalent crystals know nothing of the latter."""
     min_coordination: float | None = None
-    """Smallest one; any if None. Networks of fewer bonds than some 2.4 an atom are floppy under short-ranged potentials:
-    they have no stiff minima."""
+    """Smallest one; any if None. Networks of fewer bonds than some 2.4 an atom are floppy under short-ranged
+    potentials: they have no stiff minima."""
     min_atoms: int = 2
     """Smallest number of atoms in a cell; smaller primitive cells are repeated."""
     max_atoms: int = 24

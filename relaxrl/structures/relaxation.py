@@ -79,7 +79,7 @@ class StrainedCrystal(Optimizable):
         return self._evaluated()[0].copy()
 
     def _evaluated(self) -> tuple[FloatArray, float]:
-        """Gradient and residual; optimizers ask for them several times, and calculators take long to see what is old."""
+        """Gradient and residual; optimizers ask for them often, and calculators take long to see what is old."""
         if self._known is None:
             # Stress first: calculators then have the forces, too, in one call.
             stress = self.atoms.get_stress(voigt=False)
