@@ -49,7 +49,9 @@ class Frame:
 
     @property
     def strain(self) -> FloatArray:
-        """(3, 3), symmetric; from the frame's cell to that of the minimum."""
+        """(3, 3), symmetric; from the frame's cell to that of the minimum; exactly zero where these are equal."""
+        if np.array_equal(self.atoms.cell.array, self.minimum.cell.array):
+            return np.zeros((3, 3))
         strain = np.linalg.solve(self.atoms.cell.array, self.minimum.cell.array) - np.eye(3)
         return 0.5 * (strain + strain.T)
 
