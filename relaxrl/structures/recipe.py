@@ -24,6 +24,7 @@ from relaxrl.structures.cooking import Candidate, Outcome, cook
 from relaxrl.structures.draw import Drawable, draw
 from relaxrl.structures.frame_making import FramesRecipe
 from relaxrl.structures.minima import MinimumConfig
+from relaxrl.structures.random_crystals import RandomCrystalConfig
 from relaxrl.structures.read import read_structures
 
 Progress = Callable[[str, int, int], None]
@@ -48,7 +49,9 @@ class GroupRecipe:
     alloys: AlloyConfig | None = None
     """Alloys of this kind;"""
     compounds: CompoundConfig | None = None
-    """or known crystals with other elements."""
+    """or known crystals with other elements;"""
+    random: RandomCrystalConfig | None = None
+    """or cells with atoms thrown in."""
     calculator: str | None = None
     """What they are minima of; that of the recipe if None."""
     calculators: tuple[str, ...] = ()
@@ -57,18 +60,19 @@ class GroupRecipe:
     def __post_init__(self) -> None:
         if self.count < 1:
             raise ValueError(f"`count` must be at least 1, got {self.count}")
-        if (self.alloys is None) == (self.compounds is None):
-            raise ValueError("a group must have exactly one of `alloys` and `compounds`")
+        if len(self._kinds) != 1:
+            raise ValueError("a group must have exactly one of `alloys`, `compounds` and `random`")
         if self.calculator is not None and self.calculators:
             raise ValueError("a group must have one of `calculator` and `calculators`, got both")
 
     @property
     def drawn(self) -> Drawable:
         """What its structures are drawn from."""
-        chosen = self.compounds if self.alloys is None else self.alloys
-        if chosen is None:
-            raise AssertionError("checked on creation")
-        return chosen
+        return self._kinds[0]
+
+    @property
+    def _kinds(self) -> list[Drawable]:
+        return [kind for kind in (self.alloys, self.compounds, self.random) if kind is not None]
 
 
 @configclass
@@ -190,12 +194,22 @@ def _named(outcome: Outcome, crystal: str) -> Outcome:
 
 
 def _check_elements(recipe: SetRecipe, group: GroupRecipe, place: str) -> None:
-    wanted = {atomic_numbers[symbol] for symbol in group.drawn.elements}
+    wanted = {atomic_numbers[symbol] for symbol in _symbols(group.drawn)}
     for name in recipe.calculators(group):
         known = parse_calculator(name).elements
         missing = set() if known is None else wanted - known
         if known is not None and missing:
             raise StructureError(f"{place}: {missing_elements(f'calculator {name}', missing, known)}")
+
+
+def _symbols(drawn: Drawable) -> set[str]:
+    """Elements that may be drawn."""
+    if isinstance(drawn, AlloyConfig):
+        named = (symbol for compound in drawn.compounds for symbol in compound.split()[1:])
+        return {*drawn.elements, *drawn.required, *named}
+    if isinstance(drawn, RandomCrystalConfig):
+        return {symbol for formula in drawn.formulas for symbol in Formula(formula).count()}
+    return set(drawn.symbols)
 
 
 def _reduced(formula: str) -> str:
