@@ -140,7 +140,7 @@ def write_outcome(file: Path, stream: str, outcome: Outcome) -> None:
 def read_outcome(file: Path) -> Outcome | None:
     """What `write_outcome` wrote; None if the file is damaged."""
     try:
-        with np.load(file, allow_pickle=False) as stored:
+        with np.load(BytesIO(file.read_bytes()), allow_pickle=False) as stored:
             arrays = dict(stored)
         told = json.loads(str(arrays["outcome"]))
         entries = entries_from(_part(arrays, "entry_")) if "entry_sizes" in arrays else [None]
