@@ -174,7 +174,7 @@ def run_make(args: argparse.Namespace) -> int:
     from relaxrl.config import load_config
     from relaxrl.structures.archive import save_archive
     from relaxrl.structures.card import set_card
-    from relaxrl.structures.frames import save_frames
+    from relaxrl.structures.frames import FRAMES_ENDING, save_frames
     from relaxrl.structures.jobs import worker_pool
     from relaxrl.structures.recipe import SetRecipe, cook_set
 
@@ -194,9 +194,10 @@ def run_make(args: argparse.Namespace) -> int:
         print(f"{file}: {len(entries)} {kind}, {min(sizes)} to {max(sizes)} atoms")
         frames = [frame for outcome in outcomes for frame in outcome.frames]
         if frames:
-            save_frames(folder / f"{recipe.name}-{name}-frames.npz", frames)
-            print(f"{folder / f'{recipe.name}-{name}-frames.npz'}: {len(frames)} labelled frames")
-    card = set_card(recipe, parts, tally.failures, tally.evaluations, args.command)
+            file = folder / f"{recipe.name}-{name}{FRAMES_ENDING}"
+            save_frames(file, frames)
+            print(f"{file}: {len(frames)} labelled frames")
+    card = set_card(recipe, parts, tally.failures, tally.evaluations, getattr(args, "command", None))
     write_atomically(folder / f"{recipe.name}.md", card.encode())
     print(f"{folder / f'{recipe.name}.md'}: what is in it")
     for name, reasons in tally.failures.items():

@@ -29,6 +29,9 @@ from relaxrl.structures.minima import MinimumConfig, search_minimum
 from relaxrl.structures.relaxation import NotRelaxedError, energy_and_forces, relax
 from relaxrl.typing import FloatArray
 
+OUTCOME_ENDING = ".outcome"
+"""Of the files of the cache; no format of structures, so that the folder can be read as one of sets."""
+
 _DIGITS = 8
 """Decimals (Å, eV) kept of minima and starts: far below any tolerance, and above the noise between machines."""
 
@@ -109,7 +112,7 @@ def cook(candidate: Candidate, cache: Path | None = None) -> Outcome:
     """
     if cache is None:
         return _cook(candidate)
-    file = cache / f"{candidate.fingerprint}.npz"
+    file = cache / f"{candidate.fingerprint}{OUTCOME_ENDING}"
     if file.exists():
         known = read_outcome(file)
         if known is not None:

@@ -16,6 +16,9 @@ from relaxrl.checkpoint import write_atomically
 from relaxrl.errors import StructureError
 from relaxrl.typing import FloatArray
 
+FRAMES_ENDING = "-frames.npz"
+"""Of the files beside those of a set."""
+
 _FORMAT = "relaxrl-frames-1"
 
 

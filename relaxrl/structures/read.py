@@ -19,6 +19,7 @@ from relaxrl.structures.archive import load_archive
 from relaxrl.structures.check import require_usable
 from relaxrl.structures.cif_table import read_cif_table
 from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal, Kind
+from relaxrl.structures.frames import FRAMES_ENDING
 from relaxrl.structures.shipped import is_shipped, read_shipped
 
 Parents = Literal["id", "file", "formula"]
@@ -133,6 +134,8 @@ def _files(name: str) -> Iterator[str]:
 
 def _looks_like_structures(file: Path) -> bool:
     root = Path(get_compression(str(file))[0])
+    if root.name.endswith(FRAMES_ENDING):
+        return False
     if root.suffix.lower() in (".csv", _ARCHIVE):
         return True
     if root.suffix.lower() in _NOT_STRUCTURES:

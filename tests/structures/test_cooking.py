@@ -100,7 +100,7 @@ def test_a_candidate_is_cooked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     frames = {"displacements": 2, "relaxations": 1, "points": 3}
     splits = {"train": {"starts": False, "frames": frames, "groups": [{"count": 3, "alloys": ALLOYS}]}}
     first, seen = candidates_of(tmp_path, {"splits": splits})
-    assert len(list(tmp_path.glob("*.npz"))) == len(seen)
+    assert len(list(tmp_path.glob("*.outcome"))) == len(seen)
     monkeypatch.setattr("relaxrl.structures.cooking._cook", lambda candidate: pytest.fail(f"again {candidate.stream}"))
     second, again = candidates_of(tmp_path, {"splits": splits})
     assert [outcome.evaluations for outcome in again] == [outcome.evaluations for outcome in seen]
@@ -136,7 +136,7 @@ def test_other_conditions_are_other_candidates(tmp_path: Path) -> None:
 
 def test_a_damaged_file_of_the_cache_is_cooked_again(tmp_path: Path) -> None:
     first, _ = candidates_of(tmp_path, {})
-    for file in tmp_path.glob("*.npz"):
+    for file in tmp_path.glob("*.outcome"):
         file.write_bytes(file.read_bytes()[:100])
         assert read_outcome(file) is None
     second, _ = candidates_of(tmp_path, {})
@@ -159,16 +159,16 @@ def test_a_killed_command_goes_on(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "relaxrl.cli.main", "structures", "make", str(file), "--jobs", "1", "--out"]
     running = subprocess.Popen([*command, str(out)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 60
-    while len(list((out / "cache").glob("*.npz"))) < 3 and time.monotonic() < deadline:
+    while len(list((out / "cache").glob("*.outcome"))) < 3 and time.monotonic() < deadline:
         time.sleep(0.05)
     os.kill(running.pid, signal.SIGKILL)
     running.wait()
-    before = {path.name: path.stat().st_mtime_ns for path in (out / "cache").glob("*.npz")}
+    before = {path.name: path.stat().st_mtime_ns for path in (out / "cache").glob("*.outcome")}
     assert 3 <= len(before) < 60
     fewer = {"train": splits["train"] | {"groups": [{"count": 5, "alloys": ALLOYS}]}}
     file.write_text(yaml.safe_dump(values(splits=fewer)))
     assert main([*command[3:], str(out)]) == 0
-    after = {path.name: path.stat().st_mtime_ns for path in (out / "cache").glob("*.npz")}
+    after = {path.name: path.stat().st_mtime_ns for path in (out / "cache").glob("*.outcome")}
     assert all(after[name] == stamp for name, stamp in before.items())
     assert len(load_archive(out / "tiny-train.npz")) == 5
 
@@ -186,6 +186,7 @@ def test_the_command_writes_archives_frames_and_a_card(tmp_path: Path) -> None:
     for words in ("| train | 3 minima |", "| test | 2 starts |", "`emt` (3)", f"`{LJ}` (2)", "Seed 3", "MIT", "make"):
         assert words in card
     crystals = read_structures(out / "tiny-train.npz")
+    assert len(read_structures(out)) == 5  # neither frames nor cache count as structures
     kept = load_frames(out / "tiny-train-frames.npz")
     ids = [f"tiny-train.npz#{index}" for index in range(3)]
     assert {frame.crystal for frame in kept} == set(ids)
