@@ -1,6 +1,6 @@
 """Pure loss functions: they know tensors, not networks."""
 
-from relaxrl.losses.cloning import CloningLoss, cloning_loss
+from relaxrl.losses.cloning import CloningLoss, cloning_loss, strain_loss
 from relaxrl.losses.constraints_absolute import absolute_loss
 from relaxrl.losses.constraints_config import ConstraintLossConfig, ConstraintWeights, CurriculumConfig
 from relaxrl.losses.constraints_data import data_loss
@@ -60,6 +60,7 @@ __all__ = [
     "remaining_energy_loss",
     "saturation",
     "scheduled_weights",
+    "strain_loss",
     "swap_info_nce",
     "swap_partners",
     "td3_target",

@@ -16,6 +16,8 @@ RELATIVE_FLOOR = 1e-3
 imitation gains nothing."""
 NEGLIGIBLE_STEP = 1e-6
 """Å; expert steps (root mean square) below this are rounding noise, to which no error is compared."""
+NEGLIGIBLE_STRAIN = 1e-4
+"""Strains (norm) below this are what minima are known to: 1e-4 eV/Å³ of stress in a crystal of 160 GPa."""
 
 
 def cloning_loss(
@@ -58,3 +60,29 @@ def cloning_loss(
         loss = torch.log(square / scale + RELATIVE_FLOOR)
         return torch.where(is_expert, loss, torch.zeros_like(loss))
     raise ValueError(f"`kind` must be one of mse, relative, got {kind!r}")
+
+
+def strain_loss(predicted: Tensor, expert: Tensor, is_expert: Tensor) -> Tensor:
+    """Relative error of each structure's strain, log(|ε - ε*|²/|ε*|² + 1e-3), exactly zero where not asked for.
+
+    Args:
+        predicted: (n_graphs, 6), in `relaxrl.strain.STRAIN_BASIS`, whose lengths are those of tensors.
+        expert: (n_graphs, 6); ignored, whatever it holds, where not asked for.
+        is_expert: (n_graphs,), bool.
+
+    Returns:
+        (n_graphs,).
+
+    Raises:
+        ValueError: Shapes differ.
+    """
+    if predicted.shape != expert.shape:
+        raise ValueError(
+            f"`predicted` and `expert` must have the same shape, got {tuple(predicted.shape)} and {tuple(expert.shape)}"
+        )
+    chosen, zeros = is_expert.unsqueeze(-1), torch.zeros_like(predicted)
+    wanted = torch.where(chosen, expert.to(predicted.dtype), zeros)
+    square = (torch.where(chosen, predicted, zeros) - wanted).square().sum(-1)
+    scale = wanted.square().sum(-1).clamp(min=NEGLIGIBLE_STRAIN**2)
+    loss = torch.log(square / scale + RELATIVE_FLOOR)
+    return torch.where(is_expert, loss, torch.zeros_like(loss))

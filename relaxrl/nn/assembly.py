@@ -73,22 +73,28 @@ def pair_hessian(blocks: Tensor, edge_index: Tensor, padding: Padding) -> Tensor
     return matrix
 
 
-def site_hessian(rows: Tensor, edge_index: Tensor, padding: Padding) -> Tensor:
+def site_hessian(rows: Tensor, edge_index: Tensor, padding: Padding, others: Tensor | None = None) -> Tensor:
     """Hessian of ½ Σ_i Σ_c (Σ_j g_ijc · (δ_j - δ_i))²: many-body terms, positive semi-definite.
+
+    With `others`, q of k more coordinates per structure, of ½ Σ_i Σ_c (Σ_j g_ijc · (δ_j - δ_i) + s_ic · q)².
 
     Args:
         rows: (n_edges, channels, 3), the vectors g_ijc; eV^½/Å.
         edge_index: (2, n_edges).
         padding: Of the batch.
+        others: (n_atoms, channels, k), the s_ic.
 
     Returns:
-        (n_graphs, 3 n_max, 3 n_max), eV/Å².
+        (n_graphs, 3 n_max, 3 n_max), eV/Å²; 3 n_max + k each with others.
     """
     n, channels = padding.n_max, rows.shape[1]
     matrix = _by_pair(rows, edge_index, padding)
     own = rows.new_zeros((padding.n_graphs * n, channels, 3)).index_add(0, padding.slot[edge_index[0]], rows)
     matrix.diagonal(dim1=1, dim2=2).sub_(own.view(-1, n, channels, 3).permute(0, 2, 3, 1))
     flat = matrix.permute(0, 1, 3, 2, 4).reshape(-1, n * channels, 3 * n)
+    if others is not None:
+        beside = others.new_zeros((padding.n_graphs * n, *others.shape[1:])).index_copy(0, padding.slot, others)
+        flat = torch.cat([flat, beside.view(-1, n * channels, others.shape[2])], dim=2)
     gram: Callable[[Tensor], Tensor] = _Gram.apply
     return gram(flat)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import functools
 import math
+from collections.abc import Mapping
 from importlib import resources
 
 import torch
@@ -17,6 +18,22 @@ _MEASURED = ("covalent_radius", "electronegativity", "atomization_enthalpy", "lo
 _BLOCKS = ("s", "p", "d", "f")
 PROPERTY_NAMES = (*_PERIODIC, *_MEASURED, *(f"block_{block}" for block in _BLOCKS))
 """Columns of `property_table`."""
+ESTIMATED: dict[str, dict[int, float]] = {
+    "electronegativity": {
+        2: 4.160,
+        10: 4.787,
+        18: 3.242,
+        36: 2.966,
+        61: 1.155,
+        63: 1.185,
+        65: 1.21,
+        70: 1.125,
+    },
+    "atomization_enthalpy": {2: 0.0, 10: 0.0, 18: 0.0, 36: 0.0, 54: 0.0, 61: 267.0},
+}
+"""By column and atomic number, where the database has nothing. Electronegativities of noble gases are Allen's
+(doi:10.1021/ja00207a003); noble gases are atoms in their standard state; lanthanides lie between their two neighbours,
+those of the table."""
 
 
 @functools.cache
@@ -33,8 +50,9 @@ def covalent_radii() -> tuple[float, ...]:
 def property_table() -> tuple[tuple[float, ...], ...]:
     """Standardised properties of all elements, (119, len(PROPERTY_NAMES)); row 0 stands for no element.
 
-    Each measured or counted column has mean 0 and standard deviation 1 over the elements that have a value; a missing
-    value becomes the mean. The values come from the `mendeleev` database (MIT): Pyykkö's covalent radii, Pauling's
+    Each measured or counted column has mean 0 and standard deviation 1 over the elements whose value was measured. No
+    element up to bismuth lacks one: what is not measured is estimated, see `ESTIMATED`; beyond, a missing value becomes
+    the mean. The values come from the `mendeleev` database (MIT): Pyykkö's covalent radii, Pauling's
     electronegativities, enthalpies of atomization (a measure of the cohesive energy) and dipole polarizabilities.
 
     References:
@@ -44,8 +62,8 @@ def property_table() -> tuple[tuple[float, ...], ...]:
     columns = [_standardised([_counts(row)[name] for row in rows]) for name in _PERIODIC]
     columns += [
         _standardised([_number(row["covalent_radius"]) for row in rows]),
-        _standardised([_number(row["electronegativity"]) for row in rows]),
-        _standardised([_number(row["atomization_enthalpy"]) for row in rows]),
+        _standardised([_number(row["electronegativity"]) for row in rows], ESTIMATED["electronegativity"]),
+        _standardised([_number(row["atomization_enthalpy"]) for row in rows], ESTIMATED["atomization_enthalpy"]),
         _standardised([_log(_number(row["polarizability"])) for row in rows]),
     ]
     columns += [[float(row["block"] == block) for row in rows] for block in _BLOCKS]
@@ -115,7 +133,11 @@ def _log(value: float | None) -> float | None:
     return None if value is None else math.log(value)
 
 
-def _standardised(values: list[float | None] | list[float]) -> list[float]:
+def _standardised(
+    values: list[float | None] | list[float], estimated: Mapping[int, float] | None = None
+) -> list[float]:
+    """Values in order of the atomic numbers, those missing replaced by estimates, which count in neither moment."""
     known = torch.tensor([value for value in values if value is not None], dtype=torch.float64)
     mean, deviation = float(known.mean()), float(known.std())
-    return [0.0 if value is None else (value - mean) / deviation for value in values]
+    filled = [(estimated or {}).get(k, mean) if value is None else value for k, value in enumerate(values, start=1)]
+    return [(value - mean) / deviation for value in filled]

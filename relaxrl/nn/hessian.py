@@ -99,8 +99,12 @@ class HessianActor(Actor):
         gate = self.step_gate(step, output, inputs)
         if gate is not None:
             strain = strain * gate.to(strain).unsqueeze(-1)
-        strain = limited(strain, self.max_step / STRAIN_REACH)
+        strain = self.limited_strain(strain)
         return self.decide(step, output, inputs).to(graph.positions), strain.to(graph.positions)
+
+    def limited_strain(self, strain: Tensor) -> Tensor:
+        """Strains (n_graphs, 6) as far as one step goes: shortened smoothly to `max_step` over `STRAIN_REACH`."""
+        return limited(strain, self.max_step / STRAIN_REACH)
 
     @torch.no_grad()
     def hessian(self, graph: AtomGraph) -> FloatArray | sparse.csr_array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -41,10 +42,16 @@ class Curvature:
 
     def double(self) -> Curvature:
         """All of it in float64."""
-        others = (
-            None if value is None else value.double() for value in (self.mixed, self.strained, self.strained_rows)
-        )
-        return Curvature(self.blocks.double(), self.rows.double(), *others)
+        return self._each(Tensor.double)
+
+    def select(self, edges: Tensor) -> Curvature:
+        """Some of the edges, by their numbers."""
+        return self._each(lambda value: value.index_select(0, edges))
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Curvature:
+        of_strain = (self.mixed, self.strained, self.strained_rows)
+        others = (None if value is None else change(value) for value in of_strain)
+        return Curvature(change(self.blocks), change(self.rows), *others)
 
 
 class HessianHead(nn.Module):

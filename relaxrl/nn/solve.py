@@ -10,7 +10,7 @@ from relaxrl.nn.hessian_head import Curvature
 from relaxrl.nn.inputs import NetworkInputs
 from relaxrl.nn.krylov import krylov_step
 from relaxrl.nn.newton import newton_step
-from relaxrl.nn.strain import strain_blocks
+from relaxrl.nn.strain import bond_strain_blocks, site_strains, stretched_edges
 from relaxrl.strain import LENGTH_PER_ROOT_ATOM
 
 DENSE_LIMIT = 160
@@ -95,16 +95,24 @@ def newton_displacement_and_strain(
     """
     known, index, n_graphs = curvature.double(), inputs.edge_index, inputs.n_graphs
     padding = Padding(inputs.graph_index, n_graphs)
-    hessian = pair_hessian(known.blocks, index, padding) + site_hessian(known.rows, index, padding)
-    coupling, elastic = strain_blocks(known, inputs.edge_vectors.double(), index, inputs.graph_index, n_graphs)
+    hessian = pair_hessian(known.blocks, index, padding)
     n_dof, there = hessian.shape[-1], moving.to(hessian)
     inverse = there / (LENGTH_PER_ROOT_ATOM * torch.bincount(inputs.graph_index, minlength=n_graphs).to(hessian).sqrt())
+    # Strain is no matter of edges in cells that are held.
+    strained, vectors, edges = known, inputs.edge_vectors.double(), index
+    if not bool(moving.all()):
+        kept = torch.nonzero(moving[inputs.graph_index[index[0]]]).squeeze(1)
+        strained, vectors, edges = known.select(kept), vectors[kept], index[:, kept]
+    stretched = stretched_edges(vectors)
+    coupling, elastic = bond_strain_blocks(strained, stretched, edges, inputs.graph_index, n_graphs)
+    sums = site_strains(strained, stretched, edges, inputs.n_atoms) * inverse[inputs.graph_index, None, None]
     side = hessian.new_zeros(n_graphs * padding.n_max, 3, 6).index_copy(0, padding.slot, coupling)
     side = side.view(n_graphs, n_dof, 6) * inverse[:, None, None]
     # A cell that is held: stiff, apart from all else, and without a force.
     held = torch.diag_embed((1.0 - there).unsqueeze(-1).expand(-1, 6))
     corner = elastic * inverse.square()[:, None, None] + held
     whole = torch.cat([torch.cat([hessian, side], dim=2), torch.cat([side.mT, corner], dim=2)], dim=1)
+    whole = whole + site_hessian(known.rows, index, padding, sums)
     force = torch.cat([padding.pad(inputs.forces.double()), -virial * inverse.unsqueeze(1)], dim=1)
     step = newton_step(whole, force, padding.present, floor)
     return padding.unpad(step[:, :n_dof]), step[:, n_dof:] * inverse.unsqueeze(1)

@@ -38,24 +38,40 @@ def strain_blocks(
     Returns:
         Coupling (n_atoms, 3, 6), eV/Å, and elastic (n_graphs, 6, 6), eV, blocks; strain in `STRAIN_BASIS`.
     """
+    stretched = stretched_edges(edge_vectors)
+    coupling, elastic = bond_strain_blocks(curvature, stretched, edge_index, graph_index, n_graphs)
+    sums = site_strains(curvature, stretched, edge_index, len(graph_index))
+    elastic = elastic + scatter_sum(sums.mT @ sums, graph_index, n_graphs)
     centre, neighbour = edge_index
-    n_atoms, graph_of_edge = len(graph_index), graph_index[edge_index[0]]
+    pull = curvature.rows.mT @ sums[centre]
+    n_atoms = len(graph_index)
+    return coupling + scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms), elastic
+
+
+def stretched_edges(edge_vectors: Tensor) -> Tensor:
+    """What each component of a strain adds to edges (n_edges, 3), Å: (n_edges, 3, 6), Å."""
     basis = torch.from_numpy(STRAIN_BASIS).to(edge_vectors)
-    stretched = torch.einsum("kab,eb->eak", basis, edge_vectors)
-    blocks, rows = curvature.blocks, curvature.rows
-    mixed = blocks if curvature.mixed is None else curvature.mixed
-    strained_rows = rows if curvature.strained_rows is None else curvature.strained_rows
-    # Bonds: half of each directed edge.
+    return torch.einsum("kab,eb->eak", basis, edge_vectors)
+
+
+def bond_strain_blocks(
+    curvature: Curvature, stretched: Tensor, edge_index: Tensor, graph_index: Tensor, n_graphs: int
+) -> tuple[Tensor, Tensor]:
+    """The bonds' part of `strain_blocks`; `stretched` is that of `stretched_edges`."""
+    centre, neighbour = edge_index
+    n_atoms = len(graph_index)
+    mixed = curvature.blocks if curvature.mixed is None else curvature.mixed
+    # Half of each directed edge.
     pull = 0.5 * mixed @ stretched
     own = pull if curvature.strained is None else 0.5 * curvature.strained @ stretched
-    elastic = scatter_sum(stretched.mT @ own, graph_of_edge, n_graphs)
-    coupling = scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms)
-    # Sites: what each strain makes of the sums over neighbours.
-    sums = scatter_sum(strained_rows @ stretched, centre, n_atoms)
-    elastic = elastic + scatter_sum(sums.mT @ sums, graph_index, n_graphs)
-    pull = rows.mT @ sums[centre]
-    coupling = coupling + scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms)
-    return coupling, elastic
+    elastic = scatter_sum(stretched.mT @ own, graph_index[centre], n_graphs)
+    return scatter_sum(pull, neighbour, n_atoms) - scatter_sum(pull, centre, n_atoms), elastic
+
+
+def site_strains(curvature: Curvature, stretched: Tensor, edge_index: Tensor, n_atoms: int) -> Tensor:
+    """What each strain makes of the sites' sums over neighbours, (n_atoms, n_rows, 6), eV^½."""
+    rows = curvature.rows if curvature.strained_rows is None else curvature.strained_rows
+    return scatter_sum(rows @ stretched, edge_index[0], n_atoms)
 
 
 def virial_vector(virial: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from relaxrl.errors import ConfigError
 from relaxrl.potentials import parse_calculator
 from relaxrl.structures import Crystal, Kind, read_structures, split_by_parent
 from relaxrl.training.config import EvaluationConfig
+from relaxrl.typing import FloatArray
 
 _TRAIN, _DEVELOPMENT = ("metals:train", "metals:more"), "metals:dev"
 
@@ -56,6 +57,33 @@ def load_crystals(
     for crystal in (*train, *development):
         spec.check(crystal.atoms, crystal.id)
     return train, development
+
+
+def odds(crystals: Sequence[Crystal], structures: Sequence[str] | str, weights: Sequence[float]) -> FloatArray:
+    """Probability of each crystal, (n_crystals,), so that those of each file or set are drawn as its weight says.
+
+    Args:
+        crystals: What was read of `structures`, or a part of it.
+        structures: Files, folders or shipped sets.
+        weights: One of each.
+
+    Raises:
+        ConfigError: Nothing that has a weight is left.
+    """
+    names = [structures] if isinstance(structures, str) else list(structures)
+    places = np.array([_entry(crystal.id.rpartition("#")[0], names) for crystal in crystals])
+    counts = np.bincount(places, minlength=len(names))
+    shares = np.where(counts > 0, np.asarray(weights, dtype=np.float64), 0.0)
+    if not shares.sum() > 0:
+        raise ConfigError("`weights` leave no crystal to train on; give one of the files in `structures` a weight")
+    chances: FloatArray = (shares / shares.sum() / np.maximum(counts, 1))[places]
+    return chances
+
+
+def _entry(file: str, names: Sequence[str]) -> int:
+    """Which of the given paths a file was found in: itself, or the innermost folder."""
+    fits = [k for k, name in enumerate(names) if file == name or file.startswith(f"{name.rstrip('/')}/")]
+    return max(fits, key=lambda k: len(names[k]))
 
 
 def check_expert(config: ExpertConfig, crystals: Sequence[Crystal]) -> None:

@@ -21,9 +21,8 @@ from relaxrl.io import graph_from_atoms
 from relaxrl.metrics import MetricSink
 from relaxrl.potentials import Potential, PotentialSource
 from relaxrl.seeding import Generators
-from relaxrl.structures import perturb
 from relaxrl.training.beginning import begin_with
-from relaxrl.training.crystals import load_crystals, require_minima
+from relaxrl.training.crystals import load_crystals, odds, require_minima
 from relaxrl.training.development import bfgs_evaluations, development_starts
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.gradient_config import GradientConfig
@@ -34,6 +33,7 @@ from relaxrl.training.plots import plot_learning_curve
 from relaxrl.training.progress import TrainingProgress
 from relaxrl.training.relaxations import judge_as_optimizer
 from relaxrl.training.result import TrainResult
+from relaxrl.training.straining import displaced, log_uniform
 from relaxrl.training.supervised.book import LAST, EpochBook
 from relaxrl.training.supervised.engine import Engine
 from relaxrl.training.supervised.measures import TargetErrors
@@ -95,6 +95,7 @@ class GradientTrainer(ABC, Generic[C]):
         )
         require_minima(train, f"method: `{self.method}`", "use `method=td3` with `expert.name=bfgs`")
         self.minima = [crystal.atoms for crystal in train]
+        self._odds = None if config.weights is None else odds(train, config.structures, config.weights)
         self.starts = development_starts(
             self.development, config.evaluation.count, config.rattle, np.random.default_rng(config.evaluation.seed)
         )
@@ -225,14 +226,19 @@ class GradientTrainer(ABC, Generic[C]):
         """A batch of training crystals displaced from their minima, and which of `minima` they are."""
         generator = self.generators.numpy("draw")
         chosen = self.choose(generator)
-        low, high = np.log(self.config.rattle)
-        sizes = np.exp(generator.uniform(low, high, size=len(chosen))).tolist()
-        moved = [perturb(self.minima[k], size, generator) for k, size in zip(chosen, sizes, strict=True)]
+        sizes = log_uniform(self.config.rattle, len(chosen), generator)
+        moved = [displaced(self.minima[k], size, generator) for k, size in zip(chosen, sizes, strict=True)]
         return chosen, graph_from_atoms(moved)
 
     def choose(self, generator: np.random.Generator) -> list[int]:
         """Which of `minima` the next batch is made of."""
-        chosen: list[int] = generator.integers(len(self.minima), size=self.config.batch_size).tolist()
+        return self.pick(self.config.batch_size, generator)
+
+    def pick(self, n: int, generator: np.random.Generator) -> list[int]:
+        """Some of `minima`, as often as their files' weights say."""
+        number = len(self.minima)
+        drawn = generator.integers(number, size=n) if self._odds is None else generator.choice(number, n, p=self._odds)
+        chosen: list[int] = drawn.tolist()
         return chosen
 
     def current_agent(self) -> Agent:

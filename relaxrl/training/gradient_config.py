@@ -52,6 +52,9 @@ class GradientConfig:
 
     structures: tuple[str, ...] | str
     """Training crystals, relaxed: files, folders, or shipped sets such as `metals:train`."""
+    weights: tuple[float, ...] | None = None
+    """How often crystals of each entry of `structures` are drawn, relative to the other entries: [1, 2] draws those of
+    the second twice as often, however many they are. None draws all crystals equally often."""
     kind: Literal["minimum"] | None = None
     """`minimum`: the crystals are relaxed, whatever their files say, and so are those of the development set. None goes
     by the files."""
@@ -90,6 +93,14 @@ class GradientConfig:
 
     def __post_init__(self) -> None:
         """Check ranges."""
+        names = (self.structures,) if isinstance(self.structures, str) else self.structures
+        if self.weights is not None and len(self.weights) != len(names):
+            raise ValueError(
+                f"`weights` must have one number for each of the {len(names)} entries of `structures`, got "
+                f"{len(self.weights)}"
+            )
+        if self.weights is not None and not (min(self.weights) >= 0 and 0 < sum(self.weights) < float("inf")):
+            raise ValueError(f"`weights` must be finite and not negative, and one of them positive, got {self.weights}")
         low, high = self.rattle
         if not 0 < low <= high:
             raise ValueError(f"`rattle` must be two positive lengths in Å, the lower one first, got {self.rattle}")
