@@ -279,7 +279,19 @@ def _sentence(cls: type, where: tuple[str, ...], known: Sequence[str], item: Any
         kind, expected
     )
     name = f"`{key}`" if key else "the configuration"
-    return f"{name} must be {expected}, got {_describe(got)}"
+    hint = _member(cls, where, got) if expected == _MAPPING else ""
+    return f"{name} must be {expected}, got {_describe(got)}{hint}"
+
+
+def _member(cls: type, where: tuple[str, ...], got: Any) -> str:
+    """A hint for who gave the value of a key such as `kind` alone, in place of the mapping that holds it."""
+    for owner in _classes(_type_at(cls, where)):
+        for name, annotation in typing.get_type_hints(owner).items():
+            choices = typing.get_args(annotation) if typing.get_origin(annotation) is typing.Literal else ()
+            near = difflib.get_close_matches(str(got), [str(choice) for choice in choices], n=1)
+            if near and isinstance(got, str):
+                return f"; did you mean `{where[-1] if where else name}: {{{name}: {near[0]}}}`?"
+    return ""
 
 
 def _suggestion(where: tuple[str, ...], known: Sequence[str]) -> str:

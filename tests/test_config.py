@@ -64,6 +64,9 @@ def test_a_wrong_value_says_expected_and_got():
     assert "`names` must be a list, got 3 (int)" in error({"names": 3})
     assert "`learner` must be a mapping of keys to values, got 3 (int)" in error({"names": ["a"], "learner": 3})
     assert "did you mean `td3`?" in error({"names": ["a"], "learner": {"kind": "td"}})
+    assert error({"names": ["a"], "learner": "sac"}) == (
+        "run.yaml: `learner` must be a mapping of keys to values, got 'sac' (str); did you mean `learner: {kind: sac}`?"
+    )
     assert error({}) == "run.yaml: key `names` is missing; give it a value"
 
 

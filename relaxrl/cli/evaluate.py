@@ -194,6 +194,7 @@ def run(args: argparse.Namespace) -> int:
                 device=args.device,
                 views=args.views,
                 on_record=on_record,
+                on_note=lambda note: print(f"relaxrl: {note}", file=sys.stderr),
             )
         except KeyboardInterrupt:
             if records:

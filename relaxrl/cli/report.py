@@ -50,8 +50,13 @@ def write(folder: Path) -> Path:
     # Imported here: torch takes seconds to load, and --help must not.
     from relaxrl.evaluation.stored import RUNS
 
+    if not folder.exists():
+        raise ResultsError(
+            f"{folder}: there is no such folder; expected that of a training run, or what `relaxrl evaluate` was given "
+            "as --out"
+        )
     if not folder.is_dir():
-        raise ResultsError(f"{folder}: expected a folder, got {'a file' if folder.exists() else 'nothing'}")
+        raise ResultsError(f"{folder}: expected a folder, got a file")
     if (folder / RUNS).is_file():
         from relaxrl.evaluation.html import write_html
         from relaxrl.evaluation.stored import read_comparison

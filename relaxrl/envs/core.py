@@ -17,6 +17,7 @@ from relaxrl.envs.cells import Cells, Freedom, carried
 from relaxrl.envs.cohesion import Cohesion
 from relaxrl.envs.config import EnvConfig
 from relaxrl.envs.correction import WHOLLY
+from relaxrl.envs.deck import Deck
 from relaxrl.envs.features import environment_features
 from relaxrl.envs.movement import Movement
 from relaxrl.envs.reward import Felt, Step, atom_terms, structure_terms, total
@@ -25,7 +26,7 @@ from relaxrl.envs.termination import ORDER, Progress, Reason, judge
 from relaxrl.envs.types import Action, StepResult
 from relaxrl.graph import AtomGraph, max_force
 from relaxrl.potentials.base import Potential
-from relaxrl.structures import Crystal, StructureSet
+from relaxrl.structures import Crystal
 from relaxrl.typing import FloatArray, StateDict
 
 _T = TypeVar("_T")
@@ -89,7 +90,7 @@ class RelaxationEnv:
         self.n_envs = n_envs
         self.device = torch_device(config.device or "cpu", "env.device")
         self._free_atoms = [free_atoms(crystal) for crystal in crystals]
-        self.weights = crystals.weights if isinstance(crystals, StructureSet) else np.ones(len(crystals))
+        self._deck = Deck(crystals)
         self._reward_weights = config.reward.weights
         self._freedom = None if config.cell is None else Freedom.of(crystals, config.cell)
         self._cells = None if config.cell is None else Cells(config.cell, config.fmax)
@@ -111,16 +112,11 @@ class RelaxationEnv:
     @property
     def weights(self) -> FloatArray:
         """Probability of each crystal to be drawn, (n_crystals,); set any non-negative numbers, they are normalised."""
-        return self._probabilities.copy()
+        return self._deck.probabilities.copy()
 
     @weights.setter
     def weights(self, values: ArrayLike) -> None:
-        weights = np.array(values, dtype=np.float64)
-        if weights.shape != (len(self.crystals),):
-            raise ValueError(f"`weights` must have shape (n_crystals={len(self.crystals)},), got {weights.shape}")
-        if not np.isfinite(weights).all() or (weights < 0).any() or not weights.any():
-            raise ValueError("`weights` must be finite, not negative, and not all zero")
-        self._probabilities: FloatArray = weights / weights.sum()
+        self._deck.weigh(values)
 
     @property
     def graph(self) -> AtomGraph:
@@ -208,7 +204,8 @@ class RelaxationEnv:
             return self.graph
         if len(slots) < self.n_envs:
             _begun(self._graph)
-        chosen = self._draw(len(slots)) if indices is None else self._checked(indices, len(slots))
+        n = len(slots)
+        chosen = self._deck.draw(n, self.generator) if indices is None else self._deck.checked(indices, n, self.n_envs)
         return self._begin(list(slots), chosen)
 
     def step(self, displacements: Tensor | Action, strain: Tensor | None = None) -> StepResult:
@@ -306,19 +303,8 @@ class RelaxationEnv:
         self._reasons = torch.tensor([ORDER.index(Reason(reason)) for reason in state["reasons"]], device=device)
         self._all_running = not bool(self.finished.any())
         self._enter(range(self.n_envs))
-        self._probabilities = state["weights"].numpy().copy()
+        self._deck.probabilities = state["weights"].numpy().copy()
         self.generator.bit_generator.state = state["generator"]
-
-    def _draw(self, n: int) -> list[int]:
-        drawn: list[int] = self.generator.choice(len(self.crystals), size=n, p=self._probabilities).tolist()
-        return drawn
-
-    def _checked(self, indices: Sequence[int], n: int) -> list[int]:
-        chosen = [int(index) for index in indices]
-        if len(chosen) != n or not all(0 <= index < len(self.crystals) for index in chosen):
-            slots = f"n_envs={n}" if n == self.n_envs else f"{n}"
-            raise ValueError(f"`indices` must be {slots} numbers from 0 to {len(self.crystals) - 1}, got {chosen}")
-        return chosen
 
     def _begin(self, slots: list[int], indices: list[int]) -> AtomGraph:
         """Replace the episodes of some slots by new ones of the crystals asked for."""

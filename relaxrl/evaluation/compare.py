@@ -27,7 +27,7 @@ from relaxrl.evaluation.summary import SetSummary, summarize
 from relaxrl.evaluation.together import run_together
 from relaxrl.evaluation.worst import badness
 from relaxrl.optimize import Policy
-from relaxrl.optimize.policy import check_size, load_policy
+from relaxrl.optimize.policy import check_size, load_policy, untrained_elements
 from relaxrl.potentials import CalculatorSpec, parse_calculator
 from relaxrl.potentials.mixed import torch_equal
 from relaxrl.provenance import versions
@@ -108,6 +108,7 @@ def evaluate(
     device: str = "cpu",
     views: int = VIEWS,
     on_record: Callable[[RunRecord, int, int], None] | None = None,
+    on_note: Callable[[str], None] | None = None,
 ) -> Comparison:
     """Relax the same structures with agents and classical optimizers, and count their force evaluations.
 
@@ -136,6 +137,7 @@ def evaluate(
         device: Of agents, and of the potential where structures are relaxed side by side.
         views: Structures whose geometries are kept for the report, evaluation by evaluation: the worst ones.
         on_record: Called with each outcome, how many there are, and how many there will be.
+        on_note: Called with what users should know before the first run: elements that an agent was not trained on.
 
     Returns:
         All runs; `.summary()` has the figures, `relaxrl.evaluation.write_report` writes tables and plots.
@@ -193,6 +195,11 @@ def evaluate(
         spec.check(start.atoms, start.structure)
         for item in agents.values():
             check_size(_loaded(item), len(start.atoms), start.structure)
+    symbols = {symbol for start in starts for symbol in start.atoms.symbols}
+    for name, item in agents.items():
+        note = untrained_elements(_loaded(item), symbols)
+        if note and on_note is not None:
+            on_note(note if len(agents) == 1 else f"{name}: {note}")
     labels = [*(AGENT_PREFIX + name for name in agents), *names]
     jobs = [(start, method) for start in starts for method in labels]
     outcomes: dict[tuple[str, str], RunRecord] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import inspect
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -77,6 +78,7 @@ def _sb3(name: str) -> ForeignPolicy:
 
 
 def _called(make: Any, arguments: dict[str, Any], name: str) -> Any:
+    _check_names(make, arguments, name)
     try:
         return make(**arguments)
     except RelaxRLError:
@@ -84,6 +86,23 @@ def _called(make: Any, arguments: dict[str, Any], name: str) -> Any:
     except Exception as error:  # making a policy runs foreign code: anything may come
         given = ", ".join(f"{key}={value!r}" for key, value in arguments.items()) or "no arguments"
         raise ConfigError(f"{name}: can't be made with {given}: {type(error).__name__}: {error}") from error
+
+
+def _check_names(make: Any, arguments: dict[str, Any], name: str) -> None:
+    """Refuse arguments that there are not, and say which there are."""
+    try:
+        parameters = inspect.signature(make).parameters.values()
+    except (TypeError, ValueError):  # what is not written in Python does not say
+        return
+    known = [each.name for each in parameters if each.kind in (each.POSITIONAL_OR_KEYWORD, each.KEYWORD_ONLY)]
+    if any(each.kind is each.VAR_KEYWORD for each in parameters):
+        return
+    for given in arguments:
+        if given not in known:
+            offered = ", ".join(each for each in known if each != "path") or "none"
+            raise ConfigError(
+                f"{name}: there is no argument {given!r}{nearest(given, known)}; those after the name may be: {offered}"
+            )
 
 
 def _module(place: str, name: str) -> ModuleType:

@@ -20,7 +20,7 @@ from relaxrl.structures.check import require_usable
 from relaxrl.structures.cif_table import read_cif_table
 from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal, Kind
 from relaxrl.structures.frames import FRAMES_ENDING
-from relaxrl.structures.shipped import is_shipped, read_shipped
+from relaxrl.structures.shipped import is_shipped, near_shipped, read_shipped
 
 Parents = Literal["id", "file", "formula"]
 """What counts as one crystal in a file that doesn't say: each structure, each file, or each reduced formula."""
@@ -113,7 +113,9 @@ def _files(name: str) -> Iterator[str]:
         yield name
         return
     if not path.exists():
-        raise StructureError(f"{name}: no such file or folder (nor a shipped set, which are called metals:SPLIT)")
+        raise StructureError(
+            f"{name}: no such file or folder{near_shipped(name)} (nor a shipped set, which are called metals:SPLIT)"
+        )
     if not path.is_dir() or BundleTrajectory.is_bundle(name):
         yield name
         return

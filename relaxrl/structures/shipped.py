@@ -6,6 +6,7 @@ from importlib import resources
 from pathlib import Path
 
 from relaxrl.errors import StructureError
+from relaxrl.potentials.arguments import nearest
 from relaxrl.structures.archive import load_archive
 from relaxrl.structures.crystal import Crystal, Kind
 
@@ -28,6 +29,11 @@ def shipped_names() -> list[str]:
     return [stem.replace("-", ":", 1) for stem in stems]
 
 
+def near_shipped(name: str) -> str:
+    """A hint for a misspelt name of a shipped set, such as `metals:trian`; else nothing."""
+    return nearest(name, [each + ending for each in shipped_names() for ending in ("", _MINIMA)])
+
+
 def read_shipped(name: str) -> list[Crystal]:
     """The crystals of a shipped set.
 
@@ -40,7 +46,7 @@ def read_shipped(name: str) -> list[Crystal]:
     split = name.removesuffix(_MINIMA)
     if split not in shipped_names():
         raise StructureError(
-            f"no shipped set is called {name!r}; there are {', '.join(shipped_names())}, "
+            f"no shipped set is called {name!r}{near_shipped(name)}; there are {', '.join(shipped_names())}, "
             f"and with {_MINIMA!r} added the minima that the starts of a set belong to"
         )
     entries = load_archive(_DATA / f"{split.replace(':', '-', 1)}.npz")

@@ -183,6 +183,11 @@ class Trainer:
     def _warm_up(self, interrupt: Interrupt) -> None:
         """Fill the expert's buffer, imitate, and let the untrained agent act, as far as configured."""
         config = self.config.warm_up
+        if config.expert_steps or config.cloning_updates or config.agent_steps:
+            self.progress.line(
+                f"warming up: {config.expert_steps} steps of the expert, {config.cloning_updates} updates that imitate "
+                f"it, {config.agent_steps} steps of the agent before it learns"
+            )
         self.progress.update(0.0, 0, "the expert fills its buffer")
         if config.expert_steps and self.t_total == 0:
             self.rollout.begin(self.t_total, expert_only=True)

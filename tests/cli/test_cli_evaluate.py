@@ -88,10 +88,23 @@ def test_minima_without_rattle_get_a_hint(cells, tmp_path, capsys):
     assert [row["force_evaluations"] for row in rows(tmp_path)] == ["1", "1"]
 
 
+def test_elements_that_the_agent_never_saw_are_told(tmp_path, capsys):
+    write(tmp_path / "silver.extxyz", bulk("Ag", cubic=True))
+    write(tmp_path / "palladium.extxyz", bulk("Pd", cubic=True))
+    for name, note in (("silver", ""), ("palladium", "trained on Ag Al Au Cu Ni Pt, not on Pd")):
+        options = ("--calculator", "emt", "--methods", "BFGS", "--rattle", 0.1, "--out", tmp_path / name)
+        assert evaluate("--agent", "metals", "--structures", tmp_path / f"{name}.extxyz", *options) == 0
+        said = capsys.readouterr().err
+        assert note in said
+        assert bool(note) == bool(said)
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"--structures": "missing.cif"}, "missing.cif"),
+        ({"--structures": "metals:trian"}, "did you mean 'metals:train'"),
+        ({"--structures": "metlas:test-minima"}, "did you mean 'metals:test-minima'"),
         ({"--calculator": "emtt"}, "emtt"),
         ({"--methods": "BFGS,FIER"}, "did you mean FIRE"),
         ({"--agent": "no_such_agent"}, "no_such_agent"),

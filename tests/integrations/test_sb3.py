@@ -182,7 +182,8 @@ def test_missing_statistics_are_an_error_that_says_what_to_do(normalized, tmp_pa
         load_sb3(tmp_path / "bare.zip")
     assert load_foreign(f"sb3:{tmp_path / 'bare.zip'},normalize=false,max_step=0.1").max_step == 0.1
     env.save(str(tmp_path / "vecnormalize.pkl"))
-    assert load_sb3(tmp_path / "bare.zip").max_atoms == 5
+    with pytest.warns(UserWarning, match=r"bare\.zip: nothing says which max_step .*, 0\.5 Å is assumed"):
+        assert load_sb3(tmp_path / "bare.zip").max_atoms == 5
     (tmp_path / "vecnormalize.pkl").write_bytes(pickle.dumps([1]))
     with pytest.raises(CheckpointError, match="expected a VecNormalize, got list"):
         load_sb3(tmp_path / "bare.zip")
@@ -248,6 +249,18 @@ def test_the_missing_library_is_named_with_its_extra(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "stable_baselines3", None)
     with pytest.raises(ConfigError, match=r"pip install 'relaxrl\[sb3\]'"):
         load_foreign("sb3:anything")
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("sb3:runs/td3,foo=1", "no argument 'foo'; those after the name may be: max_step, normalize, algorithm"),
+        ("sb3:runs/td3,max_stp=0.3", "no argument 'max_stp' .did you mean 'max_step'"),
+    ],
+)
+def test_unknown_arguments_are_told_beside_the_known_ones(name, said):
+    with pytest.raises(ConfigError, match=said):
+        load_foreign(name)
 
 
 def test_policies_that_move_atoms_alone_refuse_environments_whose_cells_strain(atoms, tmp_path):

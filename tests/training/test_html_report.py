@@ -132,7 +132,7 @@ def test_broken_folders_are_told_apart(folder, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     for wrong, said in (
         (tmp_path / "empty", "with neither"),
-        (tmp_path / "none", "got nothing"),
+        (tmp_path / "none", "there is no such folder; expected that of a training run"),
         (folder / "config.yaml", "got a file"),
     ):
         assert main(["report", str(wrong)]) == 2

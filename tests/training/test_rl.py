@@ -95,6 +95,13 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(crystals: str, 
     assert other["eval/fmax_final"] != first["eval/fmax_final"]
 
 
+def test_the_warm_up_is_told_where_there_is_no_bar(crystals: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    train(configuration(crystals, tmp_path / "run", steps=8))
+    told = capsys.readouterr().err.splitlines()
+    assert told[0].startswith("warming up: 8 steps of the expert, 2 updates that imitate it, 0 steps of the agent")
+    assert told[1].startswith("t_total 8")
+
+
 def test_a_run_folder_has_all_that_is_promised(crystals: str, tmp_path: Path):
     result = train(configuration(crystals, tmp_path / "run", steps=32), verbose=False)
     names = {path.name for path in result.folder.iterdir()}

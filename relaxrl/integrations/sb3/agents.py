@@ -6,6 +6,7 @@ import importlib
 import json
 import pickle
 import re
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -94,7 +95,8 @@ def load_sb3(
     Args:
         path: A folder written by `save_sb3`, or a model's `.zip`, with its statistics beside it, named
             `vecnormalize.pkl` or as `CheckpointCallback` names them.
-        max_step: Å; that of the environment in training. None: what `save_sb3` noted, else the environment's default.
+        max_step: Å; that of the environment in training. None: what `save_sb3` noted, else the environment's default,
+            with a warning that says so.
         normalize: Whether observations were normalised in training. None: what `save_sb3` noted, else statistics must
             be there.
         algorithm: Class of the model, as `package.module:Class`; told from the file if None.
@@ -120,6 +122,12 @@ def load_sb3(
     space = model.observation_space
     n_max, flat = _room(space, model_file)
     statistics = _statistics(model_file, facts.get("normalize") if normalize is None else normalize)
+    if max_step is None and facts.get("max_step") is None:
+        warnings.warn(
+            f"{model_file}: nothing says which max_step its environment had, {chosen} Å is assumed, the default; give "
+            "it (,max_step=... after the name), or save agents with relaxrl.integrations.sb3.save_sb3, which notes it",
+            stacklevel=2,
+        )
 
     def function(observations: Any) -> Any:
         shown = observations if statistics is None else statistics.normalize_obs(observations)
