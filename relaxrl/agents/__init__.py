@@ -16,7 +16,7 @@ from relaxrl.agents.mixed_replay import MixedReplay, MixedSample
 from relaxrl.agents.nstep import NStepAssembler
 from relaxrl.agents.prioritized import PrioritizedReplay, PriorityConfig
 from relaxrl.agents.ranking import CandidateRanking
-from relaxrl.agents.registry import find_agent, load_agent, shipped_agents
+from relaxrl.agents.registry import AUTO, default_agent, find_agent, load_agent, shipped_agents
 from relaxrl.agents.replay import ReplayBuffer, Sample, default_capacity
 from relaxrl.agents.schedules import Schedule
 from relaxrl.agents.td3 import TD3, TD3Config
@@ -24,6 +24,7 @@ from relaxrl.agents.transition import Transition
 from relaxrl.agents.weights import difficulty_weights
 
 __all__ = [
+    "AUTO",
     "TD3",
     "Agent",
     "BFGSExpert",
@@ -45,6 +46,7 @@ __all__ = [
     "TeleportExpert",
     "Transition",
     "build_expert",
+    "default_agent",
     "default_capacity",
     "difficulty_weights",
     "draw_expert_episodes",

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import json
+from collections.abc import Iterable
+from functools import lru_cache
 from pathlib import Path
 
 from relaxrl.agents.agent import Agent
@@ -16,10 +19,40 @@ STATES = {"on": True, "off": False}
 BEST = "best"
 """Folder of a training run that holds the agent of the best evaluation."""
 
+AUTO = "auto"
+"""In place of an agent's name: the one that suits each structure."""
+PREFERRED = ("metals", "universal")
+"""Shipped agents, best first; each suits structures all of whose elements it was trained on."""
+
 
 def shipped_agents() -> dict[str, Path]:
     """Names and folders of the agents that come with the package."""
     return {path.parent.name: path.parent for path in sorted(SHIPPED.glob(f"*/{MODEL_FILE}"))}
+
+
+def default_agent(symbols: Iterable[str]) -> str | None:
+    """The shipped agent that suits a structure: the first of `PREFERRED` that was trained on all of its elements.
+
+    Args:
+        symbols: Elements of the structure.
+
+    Returns:
+        Its name; None where none does, so that the quasi-Newton method alone is the better choice.
+
+    Examples:
+        >>> default_agent(["Cu", "Au"])
+        'metals'
+    """
+    wanted = set(symbols)
+    shipped = shipped_agents()
+    return next((name for name in PREFERRED if name in shipped and wanted <= _elements(shipped[name])), None)
+
+
+@lru_cache
+def _elements(folder: Path) -> frozenset[str]:
+    """What a saved agent was trained on; without loading its weights."""
+    header = json.loads((folder / MODEL_FILE).read_text(encoding="utf-8"))
+    return frozenset(header["meta"].get("metadata", {}).get("elements", ()))
 
 
 def load_agent(name_or_path: str | Path) -> Agent:

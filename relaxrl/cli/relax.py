@@ -8,6 +8,7 @@ import io
 import signal
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -57,10 +58,11 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("file", metavar="FILE", help="structures: a file in any format that ASE reads, or a folder")
     parser.add_argument(
         "--agent",
-        default="metals",
+        default="auto",
         metavar="NAME_OR_PATH",
         help="a shipped agent, a run or a model folder; `none` for the quasi-Newton method alone; `,verifier=on` "
-        "after it lets the agent's energy over actions choose its steps (default: metals)",
+        "after it lets the agent's energy over actions choose its steps (default: auto, for each structure the shipped "
+        "agent that was trained on all of its elements, none where there is no such agent)",
     )
     parser.add_argument(
         "--calculator",
@@ -109,9 +111,11 @@ def run(args: argparse.Namespace) -> int:
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     agent = None if args.agent == "none" else args.agent
-    policy = load_policy(agent)
+    policy = None if agent == "auto" else load_policy(agent)
     for crystal in crystals:
         check_size(policy, len(crystal.atoms), crystal.id)
+    if agent == "auto":
+        print(_choice(crystals), flush=True)
     if cell is not None:
         _check_cells(crystals, cell, spec)
     if note := untrained_elements(policy, {symbol for crystal in crystals for symbol in crystal.atoms.symbols}):
@@ -148,6 +152,27 @@ def run(args: argparse.Namespace) -> int:
         _write_table(args.table, campaign)
     journal.unlink(missing_ok=True)
     return _conclude(args, campaign)
+
+
+def _choice(crystals: Sequence[Crystal]) -> str:
+    """Which agents relax what, in one line."""
+    from relaxrl.agents import default_agent
+
+    counts: Counter[str | None] = Counter()
+    foreign: set[str] = set()
+    for crystal in crystals:
+        symbols = set(crystal.atoms.symbols)
+        name = default_agent(symbols)
+        counts[name] += 1
+        if name is None:
+            foreign |= {symbol for symbol in symbols if default_agent([symbol]) is None} or symbols
+    parts = [f"{name} for {number} of {len(crystals)}" for name, number in counts.items() if name is not None]
+    if counts[None]:
+        parts.append(
+            f"none for {counts[None]} of {len(crystals)} (no shipped agent was trained on {' '.join(sorted(foreign))}; "
+            "the quasi-Newton method alone relaxes them)"
+        )
+    return f"agent: {', '.join(parts)}"
 
 
 def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorSpec) -> None:

@@ -22,7 +22,7 @@ from ase.calculators.singlepoint import SinglePointCalculator
 from relaxrl.errors import CalculatorError, RelaxRLError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.journal import Journal
-from relaxrl.optimize.policy import Policy, UntrainedElementWarning, load_policy
+from relaxrl.optimize.policy import Policy, UntrainedElementWarning, load_policy, suited
 from relaxrl.optimize.rl_optimizer import RLOptimizer
 from relaxrl.potentials import CalculatorSpec, CountedCalculator
 
@@ -38,7 +38,8 @@ class Conditions:
     """How each structure of a campaign is relaxed; pickles, so that other machines can be told.
 
     Attributes:
-        agent: Name or path of an agent, or None for the quasi-Newton method alone.
+        agent: Name or path of an agent, or None for the quasi-Newton method alone. `auto`: for each structure the
+            shipped one that was trained on all of its elements, None where none was.
         calculator: Made anew for each structure, in the process that relaxes it; `stored` for each structure's own.
         fmax: eV/Å; converged below it.
         steps: Limit of each relaxation.
@@ -99,7 +100,7 @@ def relax_one(
     """
     began = time.perf_counter()
     if policy is None and conditions.agent is not None:
-        policy = _loaded(conditions.agent)
+        policy = _loaded(suited(conditions.agent, set(atoms.symbols)))
     atoms.calc = CountedCalculator(conditions.calculator.of(atoms, name).create(), structure=name)
     converged, reason, note, optimizer, fmax, results = False, "", "", None, np.nan, {}
     try:
@@ -184,7 +185,7 @@ class Campaign:
             **options: For `RLOptimizer`, where there is one worker and no executor.
         """
         if executor is None and workers == 1:
-            policy = load_policy(self.conditions.agent)
+            policy = None if self.conditions.agent == "auto" else load_policy(self.conditions.agent)
             for index in self.waiting:
                 name, start = self.structures[index]
                 self._moving = (index, start.copy())
@@ -275,6 +276,6 @@ def _end_with_parent() -> None:
 
 
 @lru_cache(maxsize=4)
-def _loaded(agent: str) -> Policy | None:
+def _loaded(agent: str | None) -> Policy | None:
     """An agent, once per process."""
     return load_policy(agent)

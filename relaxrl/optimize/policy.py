@@ -71,6 +71,15 @@ def load_policy(agent: Policy | str | Path | None) -> Policy | None:
     raise TypeError(f"`agent` must be a name, a path, None, or have a method act(graph), got {type(agent).__name__}")
 
 
+def suited(agent: str | None, symbols: Iterable[str]) -> str | None:
+    """The agent of this name; for `auto` the shipped one that was trained on all of these elements, if there is one."""
+    if agent != "auto":
+        return agent
+    from relaxrl.agents import default_agent
+
+    return default_agent(symbols)
+
+
 def is_agent(path: str | Path) -> bool:
     """Whether a name or path means an agent."""
     from relaxrl.agents import find_agent, shipped_agents

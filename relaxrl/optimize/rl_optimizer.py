@@ -25,6 +25,7 @@ from relaxrl.optimize.policy import (
     is_agent,
     load_policy,
     observe,
+    suited,
     untrained_elements,
 )
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
@@ -67,7 +68,7 @@ class RLOptimizer(Optimizer):
         trajectory: Name or open trajectory; accepted geometries are written.
         append_trajectory: Add to an existing trajectory instead of replacing it.
         agent: Name or path of an agent (`sb3:PATH` for one of Stable-Baselines3), an object with `act(graph)`, or None
-            for the quasi-Newton method alone.
+            for the quasi-Newton method alone. `auto`: the shipped one that was trained on all elements, if any.
         maxstep: Å; no atom moves farther in one step. None: 0.5, or as far as the agent was made to look ahead
             (`agent.max_step`) if that is farther. Larger than that of ASE's optimizers since a bad step is taken back;
             with a learned Hessian 0.3 Å costs 5 % more evaluations, 1 Å gains nothing.
@@ -121,6 +122,8 @@ class RLOptimizer(Optimizer):
             raise ConfigError(
                 f"`cell` is for Atoms, got a {type(atoms).__name__}, which decides itself; give one of both"
             )
+        if isinstance(agent, str):
+            agent = suited(agent, set(getattr(atoms, "atoms", atoms).symbols))
         self.agent = load_policy(agent)
         # A policy that plans ahead sees farther than a Hessian; who names `maxstep` decides for both.
         reach = float(getattr(self.agent, "max_step", 0.0)) if maxstep is None else 0.0

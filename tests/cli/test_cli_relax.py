@@ -205,3 +205,22 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
     first, second = read(tmp_path / "out.traj", ":")
     assert largest_force(first) < largest_force(cell(1))
     np.testing.assert_array_equal(second.positions, cell(2).positions)
+
+
+def test_each_structure_gets_the_agent_that_was_trained_on_its_elements(tmp_path, capsys):
+    foreign = bulk("Si", cubic=True)
+    foreign.rattle(0.05, seed=0)
+    write(tmp_path / "two.traj", [cell(0), foreign])
+    arguments = ("--calculator", "lj,sigma=2.2,epsilon=0.3,rc=5", "--out", tmp_path / "out.traj", "--fmax", 0.05)
+    relax(tmp_path / "two.traj", *arguments)
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.startswith("agent: metals for 1 of 2, none for 1 of 2")
+    assert "trained on Si;" in first
+    write(tmp_path / "one.traj", cell(0))
+    counts = []
+    for agent in ((), ("--agent", "metals"), ("--agent", "none")):
+        relax(tmp_path / "one.traj", "--calculator", "emt", "--out", tmp_path / "out.traj", *agent)
+        out = capsys.readouterr().out
+        assert ("agent: metals for 1 of 1" in out) == (agent == ())
+        counts.append(int(out.split(" force evaluations")[0].split()[-1]))
+    assert counts[0] == counts[1] < counts[2]
