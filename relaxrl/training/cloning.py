@@ -37,6 +37,7 @@ from relaxrl.training.folder import RunFolder
 from relaxrl.training.gradient import SETTLED, GradientTrainer, Validation
 from relaxrl.training.lesson import Lesson
 from relaxrl.training.progress import TrainingProgress
+from relaxrl.training.recorded import RecordedFrames
 from relaxrl.training.straining import are_minima_of_cell, as_tensor, displaced, log_uniform, strained
 from relaxrl.training.supervised.measures import TargetErrors
 from relaxrl.training.way import Way, moved, way_to
@@ -53,10 +54,8 @@ class Cloner(GradientTrainer[CloningConfig]):
         self.action_energy = None if config.action_energy is None else self._build_energy()
         self._energies = self._lowest_energies() if config.energy_weight else None
         self._relaxed_cells = are_minima_of_cell(self.minima, self.potentials) if config.cell else None
-        self.recorded: Any = None
+        self.recorded: RecordedFrames | None = None
         if config.frames is not None:
-            from relaxrl.training.recorded import RecordedFrames
-
             self.recorded = RecordedFrames(config.frames, config.cell > 0, SETTLED * config.fmax)
         self._held_cells = self._hold_cells()
 
