@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relaxrl.cli.structures_generate import GENERATE, add_arguments, generate
+
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
     from rich.progress import Progress, TaskID
@@ -45,6 +47,8 @@ examples:
   relaxrl structures minimize crystals.extxyz --calculator emt --out minima.extxyz
   relaxrl structures split minima.extxyz --parts train=0.8,dev=0.1,test=0.1 --out sets
   relaxrl structures generate --elements Al,Ni --count 100 --out alloys.extxyz
+  relaxrl structures generate --kind compounds rule=charges charge_table=pmmcs --count 50 --out oxides.extxyz
+  relaxrl structures generate --kind random 'formulas=[SrTiO3,Y2O3]' --atoms 30-40 --count 20 --out random.extxyz
   relaxrl structures make configs/structures/metals.yaml --out sets
   relaxrl structures convert table.csv --out crystals.extxyz
 
@@ -60,12 +64,6 @@ A recipe (see configs/structures/metals.yaml, which makes the shipped set) has t
 exclude (files or sets whose parents are left out) and splits; each split has groups, and each group a count and the
 alloys to draw (elements, prototypes, compounds, required, min_atoms, max_atoms, max_elements, strain,
 vacancy_probability, rattle). docs/structures.md explains them.
-"""
-
-GENERATE = """\
-Draw random alloys: a prototype, a supercell of random shape, elements, strain, perhaps a vacancy. They are not relaxed;
-`relaxrl structures minimize` does that. Prototypes with one species (fcc, hcp, bcc) are decorated at random, ordered
-ones (L1_2, L1_0, B2, D0_3, C15, ...) keep their order.
 """
 
 MINIMIZE = """\
@@ -128,17 +126,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     split.add_argument("--seed", type=int, default=0, help="decides who goes where (default: %(default)s)")
     split.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
 
-    generate = command("generate", "draw random alloys", GENERATE, run_generate)
-    generate.add_argument("--elements", required=True, metavar="A,B,...", help="symbols to draw from")
-    generate.add_argument("--prototypes", default="fcc,hcp,bcc", metavar="P,...", help="default: %(default)s")
-    generate.add_argument("--atoms", default="4-16", metavar="MIN-MAX", help="sizes of cells (default: %(default)s)")
-    generate.add_argument("--strain", type=float, default=0.03, help="largest component (default: %(default)s)")
-    generate.add_argument("--vacancies", type=float, default=0.3, help="share with a vacancy (default: %(default)s)")
-    generate.add_argument("--rattle", type=float, default=0.0, help="Å, displacement (default: %(default)s)")
-    generate.add_argument("--count", type=int, default=100, help="how many (default: %(default)s)")
-    generate.add_argument("--calculator", metavar="NAME", help="use its equilibrium volumes, not the elements' mean")
-    generate.add_argument("--seed", type=int, default=0, help="default: %(default)s")
-    generate.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
+    add_arguments(
+        command("generate", "draw alloys, known crystals with other elements, random ones", GENERATE, run_generate)
+    )
 
     make = command("make", "make a set from a recipe", MAKE, run_make)
     make.add_argument("recipe", metavar="RECIPE", help="YAML file")
@@ -243,43 +233,8 @@ def _counts(reasons: Counter[str]) -> str:
 
 
 def run_generate(args: argparse.Namespace) -> int:
-    """Draw random alloys."""
-    from relaxrl.config import from_dict
-    from relaxrl.errors import StructureError
-    from relaxrl.potentials import parse_calculator
-    from relaxrl.seeding import Generators
-    from relaxrl.structures import Crystal
-    from relaxrl.structures.alloys import AlloyConfig, random_alloy
-    from relaxrl.structures.archive import PROTOTYPE_KEY
-    from relaxrl.structures.write import write_structures
-
-    smallest, _, largest = args.atoms.partition("-")
-    if not smallest.isdigit() or not (largest or smallest).isdigit():
-        raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
-    if args.count < 1:
-        raise StructureError(f"--count: expected at least 1, got {args.count}")
-    config = from_dict(
-        AlloyConfig,
-        {
-            "elements": args.elements.split(","),
-            "prototypes": args.prototypes.split(","),
-            "min_atoms": int(smallest),
-            "max_atoms": int(largest or smallest),
-            "strain": args.strain,
-            "vacancy_probability": args.vacancies,
-            "rattle": args.rattle,
-        },
-        source="options",
-    )
-    calculator = parse_calculator(args.calculator).create() if args.calculator else None
-    generator = Generators(args.seed).numpy("alloys")
-    crystals = []
-    with _progress() as progress:
-        for index in progress.track(range(args.count), description="alloys"):
-            alloy = random_alloy(config, generator, calculator)
-            alloy.atoms.info[PROTOTYPE_KEY] = alloy.prototype
-            crystals.append(Crystal(f"{args.out}#{index}", alloy.atoms, alloy.parent, "start"))
-    write_structures(args.out, crystals)
+    """Draw crystals."""
+    crystals = generate(args, _progress)
     print(f"{args.out}: {_summary(crystals)}")
     return 0
 

@@ -63,8 +63,8 @@ class CompoundConfig:
     sources: tuple[str, ...] = ("aflow", "minerals")
     """Where the crystals come from."""
     prototypes: tuple[str, ...] = ()
-    """Only these: labels of AFLOW (`AB_hP4_186_b_b`), names of minerals (`Quartz`) or families (`AB_186_4`); all if
-    empty."""
+    """Only these: labels of AFLOW (`AB_hP4_186_b_b`), names of minerals and compounds (`Wurtzite`) or families
+    (`AB_186_4`); all if empty."""
     exclude_prototypes: tuple[str, ...] = ()
     """None of the families of these."""
     families: Literal["all", "seen", "unseen"] = "all"
@@ -225,8 +225,8 @@ def _families(
     max_species, max_atoms = limits
     every = [crystal for source in sources for crystal in read_source(source, max_atoms)]
     _check_names(sources, every, (*wanted, *excluded))
-    chosen = [crystal for crystal in every if not wanted or {crystal.label, crystal.family} & set(wanted)]
-    out = {crystal.family for crystal in every if {crystal.label, crystal.family} & set(excluded)}
+    chosen = [crystal for crystal in every if not wanted or _names(crystal) & set(wanted)]
+    out = {crystal.family for crystal in every if _names(crystal) & set(excluded)}
     families: dict[str, list[SourceCrystal]] = {}
     for crystal in chosen:
         if len(crystal.species) > max_species or crystal.family in out or part not in ("all", fold(crystal.family)):
@@ -246,16 +246,20 @@ def fold(family: str) -> str:
     return "unseen" if sha256(family.encode()).digest()[0] < _UNSEEN else "seen"
 
 
+def _names(crystal: SourceCrystal) -> set[str]:
+    return {crystal.label, crystal.name, crystal.family}
+
+
 def _check_names(sources: tuple[str, ...], crystals: Sequence[SourceCrystal], names: tuple[str, ...]) -> None:
     """Refuse names of no crystal; those of larger ones than are read are no mistake."""
-    missing = set(names) - {name for crystal in crystals for name in (crystal.label, crystal.family)}
+    missing = set(names).difference(*map(_names, crystals))
     if missing:
         every = [crystal for source in sources for crystal in read_source(source, _ALL)]
-        missing -= {name for crystal in every for name in (crystal.label, crystal.family)}
+        missing = missing.difference(*map(_names, every))
     if missing:
         raise StructureError(
             f"no crystal of {', '.join(sources)} is called {', '.join(sorted(missing))}; expected labels of AFLOW such "
-            "as AB_hP4_186_b_b, names of minerals such as Halite, or families such as AB_186_4"
+            "as AB_hP4_186_b_b, names of minerals such as Halite or families such as AB_186_4"
         )
 
 

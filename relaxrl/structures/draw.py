@@ -10,7 +10,10 @@ from ase.calculators.calculator import Calculator
 
 from relaxrl.structures.alloys import AlloyConfig, random_alloy
 from relaxrl.structures.compounds import CompoundConfig, random_compound
-from relaxrl.structures.random_crystals import RandomCrystalConfig, random_crystal
+from relaxrl.structures.random_crystals import RandomCrystalConfig, parse_formula, random_crystal
+
+SOURCE_KEY = "relaxrl_source"
+"""Key of `atoms.info` under which files carry package, version and licence that a crystal's coordinates come from."""
 
 Drawable = AlloyConfig | CompoundConfig | RandomCrystalConfig
 """What crystals can be drawn from."""
@@ -31,6 +34,16 @@ class Drawn:
     parent: str
     prototype: str
     source: str = ""
+
+
+def elements_of(config: Drawable) -> tuple[str, ...]:
+    """Symbols of all elements that may be drawn; of alloys with named compounds, also of these."""
+    if isinstance(config, RandomCrystalConfig):
+        return tuple(sorted({symbol for formula in config.formulas for symbol in parse_formula(formula)}))
+    if isinstance(config, CompoundConfig):
+        return config.symbols
+    named = {symbol for compound in config.compounds for symbol in compound.split()[1:]}
+    return tuple(sorted(named or config.elements))
 
 
 def draw(config: Drawable, generator: np.random.Generator, calculator: Calculator | None = None) -> Drawn:

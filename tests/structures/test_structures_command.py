@@ -141,6 +141,10 @@ def test_make_a_set_from_a_recipe(tmp_path: Path, capsys: pytest.CaptureFixture[
         ("split FILE --parts a=0.5,b=0.2 --out x", StructureError, "must sum to 1"),
         ("generate --elements Cu --atoms few --out x.xyz", StructureError, "expected MIN-MAX"),
         ("generate --elements Cu --count 0 --out x.xyz", StructureError, "--count"),
+        ("generate --out x.xyz", StructureError, "alloys need symbols"),
+        ("generate --kind random --out x.xyz", RelaxRLError, "key `formulas` is missing"),
+        ("generate --kind random formulas=[MgO] --calculator emt --out x.xyz", CalculatorError, "Mg"),
+        ("generate --kind compounds rule=any --out x.xyz", RelaxRLError, "at least one element"),
         ("generate --elements Qq --out x.xyz", RelaxRLError, "'Qq' is not an element's symbol"),
         ("make nothere.yaml --out x", RelaxRLError, "nothere.yaml"),
     ],
@@ -157,3 +161,14 @@ def test_an_element_that_the_calculator_does_not_know(tmp_path: Path) -> None:
         relaxrl("inspect", *arguments)
     with pytest.raises(CalculatorError, match=r"for Fe.*iron\.extxyz#1"):
         relaxrl("minimize", *arguments, "--out", str(tmp_path / "out.extxyz"))
+
+
+def test_generate_random_crystals(tmp_path: Path) -> None:
+    out = str(tmp_path / "random.extxyz")
+    options = ["--kind", "random", "formulas=[SrTiO3,MgO]", "--atoms", "10-20", "--count", "6"]
+    assert relaxrl("generate", *options, "--out", out) == 0
+    crystals = read_structures(out)
+    assert len(crystals) == 6
+    assert all(10 <= len(crystal.atoms) <= 20 for crystal in crystals)
+    assert {crystal.parent for crystal in crystals} == {"random O3SrTi", "random MgO"}
+    assert {crystal.kind for crystal in crystals} == {"start"}
