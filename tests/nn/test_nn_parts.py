@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import logging
 import math
 from collections.abc import Callable
+from importlib import resources
 
 import pytest
 import torch
@@ -24,7 +26,7 @@ from relaxrl.nn import (
     receptive_field_report,
 )
 from relaxrl.nn.convolution import Convolution, natural_irreps, natural_paths
-from relaxrl.nn.elements import PROPERTY_NAMES, covalent_radii, property_table
+from relaxrl.nn.elements import ESTIMATED, PROPERTY_NAMES, covalent_radii, property_table
 from relaxrl.nn.embedding import bessel_basis, polynomial_envelope, smooth_norm, unit_vectors
 
 
@@ -107,12 +109,28 @@ def test_elements_are_tabulated_and_told_apart() -> None:
     assert distances.min() > 1e-3
     column = {name: table[:, k] for k, name in enumerate(PROPERTY_NAMES)}
     numbers = column["electronegativity"]
-    assert numbers[9] == numbers[1:].max()  # fluorine
+    bonded = [number for number in range(1, 119) if number not in (2, 10, 18, 36)]
+    assert numbers[9] == numbers[bonded].max()  # fluorine
     assert column["atomization_enthalpy"][74] == column["atomization_enthalpy"].max()  # tungsten
     # Copper, silver and gold: the same but for their period.
     for name in ("valence_electrons", "d_electrons", "block_d"):
         assert column[name][29] == column[name][47] == column[name][79]
     assert covalent_radii()[29] == 1.12
+
+
+def test_elements_up_to_bismuth_lack_nothing_and_estimates_move_no_other_element() -> None:
+    rows = list(csv.DictReader(resources.files("relaxrl.nn").joinpath("elements.csv").read_text().splitlines()))
+    table = torch.tensor(property_table(), dtype=torch.float64)
+    for name in ("electronegativity", "atomization_enthalpy"):
+        measured = torch.tensor([float(row[name]) if row[name] else torch.nan for row in rows], dtype=torch.float64)
+        known = ~torch.isnan(measured)
+        assert set((torch.nonzero(~known[:83]).flatten() + 1).tolist()) == set(ESTIMATED[name])
+        column = table[1:, PROPERTY_NAMES.index(name)]
+        expected = (measured[known] - measured[known].mean()) / measured[known].std()
+        torch.testing.assert_close(column[known], expected)
+        assert (column[torch.tensor([number - 1 for number in ESTIMATED[name]])] != 0).all()
+    ytterbium, thulium, lutetium = (table[number, PROPERTY_NAMES.index("electronegativity")] for number in (70, 69, 71))
+    assert lutetium < ytterbium < thulium
 
 
 def test_elements_that_are_alike_get_features_that_are_alike() -> None:
