@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
-import time
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from relaxrl.cli.structures_generate import GENERATE, add_arguments, generate
+from relaxrl.cli.structures_make import progress_bars, run_frames, run_make
 
 if TYPE_CHECKING:
     from ase.calculators.calculator import Calculator
-    from rich.progress import Progress, TaskID
 
     from relaxrl.structures import Crystal
-    from relaxrl.structures.cooking import Outcome
     from relaxrl.structures.curvature import HessianFunction
     from relaxrl.structures.describe import Description
-
-_SAY_EVERY = 10.0
-"""Seconds between lines of progress where there is no terminal to show bars in."""
 
 _PIPED_WIDTH = 160
 """Columns of a table that goes into a file or another program."""
@@ -75,6 +68,12 @@ trained on such minima. Structures that lead to none are reported and left out.
 INSPECT = """\
 Show what is in files: formulas, sizes, densities, closest pairs, and what is odd about a structure. With a calculator
 also the largest force; with --hessian also whether the structure is a true minimum or a saddle point.
+"""
+
+FRAMES = """\
+Label geometries around the minima of a set, for training on calculators that are too expensive to be called there:
+displaced starts, every second one strained, and what relaxations from some of them evaluate on their way back.
+Structures must be minima of the calculator, with relaxed cells if starts are strained.
 """
 
 SPLIT = """\
@@ -136,6 +135,22 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     make.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
     make.add_argument("--out", required=True, metavar="DIR", help="folder for the files")
 
+    frames = command("frames", "label displaced minima and what relaxations meet", FRAMES, run_frames)
+    _add_files(frames)
+    frames.add_argument(
+        "--calculator",
+        default="stored",
+        metavar="NAME",
+        help="labels; `stored`, the default, is the one that each crystal names",
+    )
+    frames.add_argument("--displacements", type=int, default=6, help="starts of each minimum (default: %(default)s)")
+    frames.add_argument("--rattle", default="0.02-0.4", metavar="MIN-MAX", help="Å, of starts (default: %(default)s)")
+    frames.add_argument("--strain", type=float, default=0.06, help="of every second start (default: %(default)s)")
+    frames.add_argument("--relaxations", type=int, default=1, help="starts that are relaxed (default: %(default)s)")
+    frames.add_argument("--fmax", type=float, default=0.02, help="eV/Å, where these end (default: %(default)s)")
+    _add_seed_and_jobs(frames)
+    frames.add_argument("--out", required=True, metavar="FILE-frames.npz", help="file to write")
+
     convert = command("convert", "write structures in another format", "Read anything, write one file.", run_convert)
     _add_files(convert)
     convert.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
@@ -158,83 +173,46 @@ def _add_seed_and_jobs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="processes (default: all cores)")
 
 
-def run_make(args: argparse.Namespace) -> int:
-    """Make a set from a recipe."""
-    from relaxrl.checkpoint import write_atomically
-    from relaxrl.config import load_config
-    from relaxrl.structures.archive import save_archive
-    from relaxrl.structures.card import set_card
-    from relaxrl.structures.frames import FRAMES_ENDING, save_frames
-    from relaxrl.structures.jobs import worker_pool
-    from relaxrl.structures.recipe import SetRecipe, cook_set
-
-    recipe = load_config(SetRecipe, args.recipe, args.overrides)
-    folder = Path(args.out)
-    folder.mkdir(parents=True, exist_ok=True)
-    tally = _Tally(recipe.name)
-    with worker_pool(args.jobs) as executor, _progress() as progress:
-        tally.show_in(progress)
-        parts = cook_set(recipe, executor, tally.made, folder / "cache", tally.outcome)
-    for name, outcomes in parts.items():
-        file = folder / f"{recipe.name}-{name}.npz"
-        entries = [outcome.entry for outcome in outcomes if outcome.entry is not None]
-        save_archive(file, entries)
-        sizes = [len(entry.minimum) for entry in entries]
-        kind = "minima" if entries[0].start is None else "starts and their minima"
-        print(f"{file}: {len(entries)} {kind}, {min(sizes)} to {max(sizes)} atoms")
-        frames = [frame for outcome in outcomes for frame in outcome.frames]
-        if frames:
-            file = folder / f"{recipe.name}-{name}{FRAMES_ENDING}"
-            save_frames(file, frames)
-            print(f"{file}: {len(frames)} labelled frames")
-    card = set_card(recipe, parts, tally.failures, tally.evaluations, getattr(args, "command", None))
-    write_atomically(folder / f"{recipe.name}.md", card.encode())
-    print(f"{folder / f'{recipe.name}.md'}: what is in it")
-    for name, reasons in tally.failures.items():
-        if reasons:
-            print(f"{name}: left out {_counts(reasons)}")
-    return 0
-
-
-class _Tally:
-    """What became of the candidates so far, as bars in a terminal, else as a line now and then."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.failures: dict[str, Counter[str]] = {}
-        self.evaluations: Counter[str] = Counter()
-        self._tasks: dict[str, TaskID] = {}
-        self._progress: Progress | None = None
-        self._said = time.monotonic()
-
-    def show_in(self, progress: Progress) -> None:
-        self._progress = progress
-
-    def outcome(self, split: str, outcome: Outcome) -> None:
-        reasons = self.failures.setdefault(split, Counter())
-        self.evaluations[split] += outcome.evaluations
-        if outcome.entry is None:
-            reasons[outcome.reason] += 1
-
-    def made(self, split: str, made: int, wanted: int) -> None:
-        assert self._progress is not None
-        lost = _counts(self.failures[split])
-        if split not in self._tasks:
-            self._tasks[split] = self._progress.add_task(f"{self.name}:{split}", total=wanted)
-        description = f"{self.name}:{split}" + (f" (left out {lost})" if lost else "")
-        self._progress.update(self._tasks[split], completed=made, description=description)
-        if not self._progress.console.is_terminal and time.monotonic() - self._said > _SAY_EVERY:
-            self._said = time.monotonic()
-            print(f"{description}: {made} of {wanted}", file=sys.stderr, flush=True)
-
-
-def _counts(reasons: Counter[str]) -> str:
-    return ", ".join(f"{count} x {reason}" for reason, count in reasons.most_common())
-
-
 def run_generate(args: argparse.Namespace) -> int:
     """Draw crystals."""
-    crystals = generate(args, _progress)
+    crystals = generate(args, progress_bars)
+    """Draw random alloys."""
+    from relaxrl.config import from_dict
+    from relaxrl.errors import StructureError
+    from relaxrl.potentials import parse_calculator
+    from relaxrl.seeding import Generators
+    from relaxrl.structures import Crystal
+    from relaxrl.structures.alloys import AlloyConfig, random_alloy
+    from relaxrl.structures.archive import PROTOTYPE_KEY
+    from relaxrl.structures.write import write_structures
+
+    smallest, _, largest = args.atoms.partition("-")
+    if not smallest.isdigit() or not (largest or smallest).isdigit():
+        raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
+    if args.count < 1:
+        raise StructureError(f"--count: expected at least 1, got {args.count}")
+    config = from_dict(
+        AlloyConfig,
+        {
+            "elements": args.elements.split(","),
+            "prototypes": args.prototypes.split(","),
+            "min_atoms": int(smallest),
+            "max_atoms": int(largest or smallest),
+            "strain": args.strain,
+            "vacancy_probability": args.vacancies,
+            "rattle": args.rattle,
+        },
+        source="options",
+    )
+    calculator = parse_calculator(args.calculator).create() if args.calculator else None
+    generator = Generators(args.seed).numpy("alloys")
+    crystals = []
+    with progress_bars() as progress:
+        for index in progress.track(range(args.count), description="alloys"):
+            alloy = random_alloy(config, generator, calculator)
+            alloy.atoms.info[PROTOTYPE_KEY] = alloy.prototype
+            crystals.append(Crystal(f"{args.out}#{index}", alloy.atoms, alloy.parent, "start"))
+    write_structures(args.out, crystals)
     print(f"{args.out}: {_summary(crystals)}")
     return 0
 
@@ -250,7 +228,7 @@ def run_minimize(args: argparse.Namespace) -> int:
     crystals = _read(args)
     config = from_dict(MinimumConfig, {"fmax": args.fmax, "rattle": args.rattle}, source="options")
     minima, without = [], []
-    with worker_pool(args.jobs) as executor, _progress() as progress:
+    with worker_pool(args.jobs) as executor, progress_bars() as progress:
         found = find_minima(crystals, args.calculator, config, args.seed, executor)
         tracked = progress.track(found, total=len(crystals), description="minima")
         for crystal, minimum in zip(crystals, tracked, strict=True):
@@ -285,7 +263,7 @@ def run_inspect(args: argparse.Namespace) -> int:
                 calculator, hessian = surface(name)
                 surfaces[name] = calculator, hessian if args.hessian else None
     descriptions = []
-    with _progress() as progress:
+    with progress_bars() as progress:
         for crystal in progress.track(crystals, description="structures"):
             own = surfaces[spec.of(crystal.atoms, crystal.id).text] if args.calculator else (None, None)
             descriptions.append(describe(crystal, *own))
@@ -382,20 +360,3 @@ def _print_table(descriptions: list[Description]) -> None:
     if not console.is_terminal:
         console = Console(width=max([_PIPED_WIDTH, *(len(one.id) + 100 for one in descriptions)]))
     console.print(table)
-
-
-@contextmanager
-def _progress() -> Iterator[Progress]:
-    """A progress bar with rate and time left, on standard error, so that output can be piped."""
-    from rich import progress as bars
-    from rich.console import Console
-
-    columns = (
-        bars.TextColumn("{task.description}"),
-        bars.BarColumn(),
-        bars.MofNCompleteColumn(),
-        bars.TimeElapsedColumn(),
-        bars.TimeRemainingColumn(),
-    )
-    with bars.Progress(*columns, console=Console(stderr=True), transient=True) as progress:
-        yield progress

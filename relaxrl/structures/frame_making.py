@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Executor
+from itertools import repeat
+
 import numpy as np
 from ase import Atoms
 from ase.calculators.calculator import Calculator
@@ -9,8 +13,10 @@ from ase.calculators.singlepoint import SinglePointCalculator
 
 from relaxrl.config import configclass
 from relaxrl.errors import CalculatorError, StructureError
+from relaxrl.potentials import parse_calculator
+from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import strained
-from relaxrl.structures.crystal import perturb
+from relaxrl.structures.crystal import Crystal, perturb
 from relaxrl.structures.frames import Frame, towards
 from relaxrl.structures.relaxation import NotRelaxedError, relaxed_with
 
@@ -99,6 +105,43 @@ def make_frames(
         )
         for atoms in labelled
     ]
+
+
+def frames_of(
+    crystals: Sequence[Crystal], calculator: str, recipe: FramesRecipe, seed: int, executor: Executor | None = None
+) -> Iterator[list[Frame]]:
+    """Frames of each crystal, in order.
+
+    Args:
+        crystals: Minima, periodic in all directions.
+        calculator: Labels; `stored` for each crystal's own.
+        recipe: How many and how far away.
+        seed: Decides the starts, for each crystal by its id.
+        executor: Runs the evaluations; in this process if None.
+
+    Raises:
+        StructureError: A crystal is not periodic in all directions.
+        CalculatorError: The calculator does not know an element.
+    """
+    spec = parse_calculator(calculator)
+    for crystal in crystals:
+        spec.check(crystal.atoms, crystal.id)
+        if not crystal.atoms.pbc.all():
+            raise StructureError(f"{crystal.id}: frames are of crystals, periodic in all directions; leave it out")
+    run: Callable[..., Iterator[list[Frame]]] = map if executor is None else executor.map
+    return run(_frames_of_one, crystals, repeat(calculator), repeat(recipe), repeat(seed))
+
+
+def _frames_of_one(crystal: Crystal, calculator: str, recipe: FramesRecipe, seed: int) -> list[Frame]:
+    spec = parse_calculator(calculator).of(crystal.atoms, crystal.id)
+    made = spec.create()
+    minimum = Atoms(crystal.atoms.numbers, crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
+    try:
+        energy = float(_labelled(minimum, made).get_potential_energy())
+    except (NotRelaxedError, CalculatorError, ValueError, ArithmeticError):
+        return []
+    generator = Generators(seed).numpy(f"frames {crystal.id}")
+    return make_frames(minimum, energy, made, recipe, generator, crystal.id, crystal.parent, spec.text)
 
 
 def _labelled(atoms: Atoms, calculator: Calculator) -> Atoms:

@@ -5,7 +5,9 @@ import pytest
 from ase import Atoms
 from ase.build import bulk
 from ase.calculators.emt import EMT
+from ase.io import write
 
+from relaxrl.cli.main import main
 from relaxrl.errors import StructureError
 from relaxrl.structures.frame_making import FramesRecipe, make_frames
 from relaxrl.structures.frames import Frame, load_frames, save_frames, towards
@@ -109,3 +111,21 @@ def test_bad_files(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", sizes=np.zeros(2))
     with pytest.raises(StructureError, match="expected labelled frames"):
         load_frames(tmp_path / "other.npz")
+
+
+def test_the_command_labels_a_set(tmp_path: Path, minimum: Atoms, capsys: pytest.CaptureFixture[str]) -> None:
+    minimum = minimum.copy()
+    minimum.info = {"relaxrl_calculator": "emt", "relaxrl_parent": "fcc AuCu3"}
+    write(tmp_path / "minima.extxyz", [minimum])
+    file, out = str(tmp_path / "minima.extxyz"), str(tmp_path / "mine-frames.npz")
+    assert main(["structures", "frames", file, "--displacements", "3", "--jobs", "1", "--out", out]) == 0
+    assert "labelled frames of 1 minima" in capsys.readouterr().out
+    found = load_frames(out)
+    assert len(found) >= 3
+    assert {(frame.crystal, frame.parent, frame.calculator) for frame in found} == {(f"{file}#0", "fcc AuCu3", "emt")}
+    for wrong in (
+        ["--out", str(tmp_path / "x.npz")],
+        ["--rattle", "much", "--out", out],
+        ["--strain", "2", "--out", out],
+    ):
+        assert main(["structures", "frames", file, *wrong]) == 2
