@@ -91,6 +91,9 @@ class SplitRecipe:
     """Labelled frames of each minimum, in a file of their own; none if None."""
     compositions: tuple[str, ...] = ()
     """Formulas that no other split may draw, though it comes first; where sets are split by composition."""
+    families_of: str | None = None
+    """Draws only from the families (prototypes) that this split has, which must come before: other compositions of what
+    was trained on."""
 
     def __post_init__(self) -> None:
         if not self.groups or self.per_parent < 1:
@@ -139,6 +142,12 @@ class SetRecipe:
                 _reduced(formula)
             except (ValueError, KeyError) as error:
                 raise ValueError(f"`compositions`: {formula!r} is no chemical formula") from error
+        names = list(self.splits)
+        for name, split in self.splits.items():
+            if split.families_of is not None and split.families_of not in names[: names.index(name)]:
+                raise ValueError(
+                    f"`families_of` of {name} must name a split that comes before it, got {split.families_of!r}"
+                )
         if any(split.start_strain for split in self.splits.values()) and not self.minimum.cell:
             raise ValueError("`start_strain` needs minima with the cell: `minimum: {cell: true}`")
 
@@ -183,8 +192,11 @@ def cook_set(
             _check_elements(recipe, group, f"{recipe.name}:{name}: group {number}")
     owner = _owners_of_compounds(recipe)
     made = {}
-    for name in recipe.splits:
-        part = _make_split(recipe, name, owner, executor, progress, cache, on_outcome)
+    families: dict[str, set[str]] = {}
+    for name, split in recipe.splits.items():
+        allowed = None if split.families_of is None else families[split.families_of]
+        part = _make_split(recipe, name, owner, allowed, executor, progress, cache, on_outcome)
+        families[name] = {_family(one.entry.parent) for one in part if one.entry is not None}
         made[name] = [_named(one, f"{recipe.name}-{name}.npz#{index}") for index, one in enumerate(part)]
     return made
 
@@ -221,6 +233,11 @@ def _key(recipe: SetRecipe, parent: str) -> str:
     return parent if recipe.split_by == "parent" else parent.rpartition(" ")[2]
 
 
+def _family(parent: str) -> str:
+    """The prototype in a parent's name."""
+    return parent.rpartition(" ")[0]
+
+
 def _owners_of_compounds(recipe: SetRecipe) -> dict[str, str]:
     """Parents that a split names itself belong to it from the start, lest another one draws them by chance."""
     elsewhere = read_structures(recipe.exclude) if recipe.exclude else []
@@ -242,6 +259,7 @@ def _make_split(
     recipe: SetRecipe,
     name: str,
     owner: dict[str, str],
+    families: set[str] | None,
     executor: Executor | None,
     progress: Progress | None,
     cache: Path | None,
@@ -252,7 +270,7 @@ def _make_split(
     counts: dict[tuple[str, str], int] = {}
     made: list[Outcome] = []
     for number, group in enumerate(split.groups):
-        candidates = _candidates(recipe, name, number, owner, counts)
+        candidates = _candidates(recipe, name, number, owner, counts, families)
         missing = group.count
         while missing:
             batch = list(islice(candidates, missing))
@@ -274,7 +292,12 @@ def _make_split(
 
 
 def _candidates(
-    recipe: SetRecipe, name: str, number: int, owner: dict[str, str], counts: dict[tuple[str, str], int]
+    recipe: SetRecipe,
+    name: str,
+    number: int,
+    owner: dict[str, str],
+    counts: dict[tuple[str, str], int],
+    families: set[str] | None = None,
 ) -> Iterator[Candidate]:
     """Draws of one group whose parents are free for this split; they are taken as soon as they are drawn."""
     split = recipe.splits[name]
@@ -284,6 +307,8 @@ def _candidates(
         stream = f"{recipe.name}/{name}/{number}/{attempt}"
         generators = Generators(recipe.seed)
         parent = draw(group.drawn, generators.numpy(stream)).parent
+        if families is not None and _family(parent) not in families:
+            continue
         calculator = calculators[int(generators.numpy(f"{stream}/calculator").integers(len(calculators)))]
         used = parent, calculator
         if owner.setdefault(_key(recipe, parent), name) != name or counts.get(used, 0) >= split.per_parent:

@@ -78,6 +78,20 @@ def test_compositions_are_in_one_split_only() -> None:
     assert "AuCu" not in test
 
 
+def test_a_split_may_draw_from_the_families_of_another() -> None:
+    many = ALLOYS | {"prototypes": ["L1_2", "B2", "L1_0", "C15", "D0_3", "B20", "A15"], "max_atoms": 8}
+    splits = {
+        "train": {"starts": False, "groups": [{"count": 2, "alloys": many}]},
+        "test": {"families_of": "train", "groups": [{"count": 2, "alloys": many}]},
+    }
+    made = cook_set(recipe(splits=splits, split_by="composition"))
+    train, test = ([entry.parent.rpartition(" ") for entry in entries_of(part)] for part in made.values())
+    assert {family for family, _, _ in test} <= {family for family, _, _ in train}
+    assert not {formula for _, _, formula in test} & {formula for _, _, formula in train}
+    with pytest.raises(ConfigError, match="must name a split that comes before"):
+        recipe(splits={"test": splits["test"], "train": splits["train"]})
+
+
 def test_starts_may_be_strained() -> None:
     splits = {"test": {"start_strain": 0.04, "groups": [{"count": 2, "alloys": ALLOYS}]}}
     made = cook_set(recipe(splits=splits, minimum={"cell": True, "fmax": 1e-4}))["test"]
