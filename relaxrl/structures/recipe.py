@@ -21,7 +21,7 @@ from relaxrl.structures.alloys import AlloyConfig, parent_of_compound
 from relaxrl.structures.archive import Entry
 from relaxrl.structures.compounds import CompoundConfig
 from relaxrl.structures.cooking import Candidate, Outcome, cook
-from relaxrl.structures.draw import Drawable, draw
+from relaxrl.structures.draw import Drawable, draw, elements_of
 from relaxrl.structures.frame_making import FramesRecipe
 from relaxrl.structures.minima import MinimumConfig
 from relaxrl.structures.random_crystals import RandomCrystalConfig
@@ -206,22 +206,12 @@ def _named(outcome: Outcome, crystal: str) -> Outcome:
 
 
 def _check_elements(recipe: SetRecipe, group: GroupRecipe, place: str) -> None:
-    wanted = {atomic_numbers[symbol] for symbol in _symbols(group.drawn)}
+    wanted = {atomic_numbers[symbol] for symbol in elements_of(group.drawn)}
     for name in recipe.calculators(group):
         known = parse_calculator(name).elements
         missing = set() if known is None else wanted - known
         if known is not None and missing:
             raise StructureError(f"{place}: {missing_elements(f'calculator {name}', missing, known)}")
-
-
-def _symbols(drawn: Drawable) -> set[str]:
-    """Elements that may be drawn."""
-    if isinstance(drawn, AlloyConfig):
-        named = (symbol for compound in drawn.compounds for symbol in compound.split()[1:])
-        return {*drawn.elements, *drawn.required, *named}
-    if isinstance(drawn, RandomCrystalConfig):
-        return {symbol for formula in drawn.formulas for symbol in Formula(formula).count()}
-    return set(drawn.symbols)
 
 
 def _reduced(formula: str) -> str:
