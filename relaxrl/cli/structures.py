@@ -176,43 +176,6 @@ def _add_seed_and_jobs(parser: argparse.ArgumentParser) -> None:
 def run_generate(args: argparse.Namespace) -> int:
     """Draw crystals."""
     crystals = generate(args, progress_bars)
-    """Draw random alloys."""
-    from relaxrl.config import from_dict
-    from relaxrl.errors import StructureError
-    from relaxrl.potentials import parse_calculator
-    from relaxrl.seeding import Generators
-    from relaxrl.structures import Crystal
-    from relaxrl.structures.alloys import AlloyConfig, random_alloy
-    from relaxrl.structures.archive import PROTOTYPE_KEY
-    from relaxrl.structures.write import write_structures
-
-    smallest, _, largest = args.atoms.partition("-")
-    if not smallest.isdigit() or not (largest or smallest).isdigit():
-        raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
-    if args.count < 1:
-        raise StructureError(f"--count: expected at least 1, got {args.count}")
-    config = from_dict(
-        AlloyConfig,
-        {
-            "elements": args.elements.split(","),
-            "prototypes": args.prototypes.split(","),
-            "min_atoms": int(smallest),
-            "max_atoms": int(largest or smallest),
-            "strain": args.strain,
-            "vacancy_probability": args.vacancies,
-            "rattle": args.rattle,
-        },
-        source="options",
-    )
-    calculator = parse_calculator(args.calculator).create() if args.calculator else None
-    generator = Generators(args.seed).numpy("alloys")
-    crystals = []
-    with progress_bars() as progress:
-        for index in progress.track(range(args.count), description="alloys"):
-            alloy = random_alloy(config, generator, calculator)
-            alloy.atoms.info[PROTOTYPE_KEY] = alloy.prototype
-            crystals.append(Crystal(f"{args.out}#{index}", alloy.atoms, alloy.parent, "start"))
-    write_structures(args.out, crystals)
     print(f"{args.out}: {_summary(crystals)}")
     return 0
 
