@@ -229,13 +229,12 @@ class Cloner(GradientTrainer[CloningConfig]):
         return [displaced(copy, size, generator) for copy, size in zip(copies, sizes, strict=True)]
 
     def _hold_cells(self) -> Lesson | None:
-        """Strained crystals of the development set, as many as are judged; None where cells are not trained."""
-        if not self.config.cell:
+        """Strained minima of the development starts; None where cells are not trained."""
+        if not self.config.cell or self.held_out is None:
             return None
-        names = {start.id for start in self.starts}
-        minima = [one.atoms for one in self.development if one.id in names and one.kind == "minimum"]
-        relaxed = are_minima_of_cell(minima, self.potentials)
-        minima = [atoms for atoms, fine in zip(minima, relaxed, strict=True) if fine]
+        found = self.held_out.minima
+        relaxed = are_minima_of_cell(found, self.potentials)
+        minima = [atoms for atoms, fine in zip(found, relaxed, strict=True) if fine]
         if not minima:
             return None
         moving = [True] * len(minima)
