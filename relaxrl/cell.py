@@ -86,8 +86,9 @@ class FreeStrain:
         elif self.constant_volume:
             free = _common(free.T @ free, np.eye(6) - size.T @ size)
         if len(free) == 0:
+            kept = " at constant volume" if self.constant_volume else ""
             raise StructureError(
-                f"no strain of this cell is free with pbc {np.asarray(pbc).tolist()} and mask {list(self.mask)}; "
+                f"no strain of this cell is free{kept} with pbc {np.asarray(pbc).tolist()} and mask {list(self.mask)}; "
                 "expected a crystal or a slab, and a mask that leaves something; or relax at fixed cell"
             )
         return free

@@ -14,7 +14,7 @@ import torch
 from ase import Atoms
 from ase.build import bulk, fcc111
 
-from relaxrl.envs import EnvConfig, RelaxationEnv
+from relaxrl.envs import CellConfig, EnvConfig, RelaxationEnv
 from relaxrl.envs.features import FEATURES
 from relaxrl.errors import ConfigError
 from relaxrl.io import graph_from_atoms
@@ -135,6 +135,33 @@ def test_an_environment_does_what_it_does_on_the_cpu(features: tuple[str, ...], 
     assert any(value > 0 for row in expected[2::5] for value in row)
     for got, wanted in zip(run(device), expected, strict=True):
         assert got == pytest.approx(wanted, rel=1e-9, abs=1e-9)
+
+
+@pytest.mark.parametrize("cell", [CellConfig(), CellConfig(constant_volume=True)], ids=["free", "constant volume"])
+def test_cells_strain_as_they_do_on_the_cpu(cell: CellConfig, device: str):
+    def run(where: str) -> list[list[float]]:
+        config = EnvConfig(device=where, max_steps=4, r_min=0.75, cell=cell)
+        env = RelaxationEnv(crystals(), EMT(), config, np.random.default_rng(0), n_envs=5)
+        env.reset()
+        noise, seen = torch.Generator().manual_seed(0), []
+        for step in range(6):
+            strain = 0.05 * torch.randn(5, 6, generator=noise, dtype=torch.float64)
+            jolts = torch.randn(env.graph.positions.shape, generator=noise, dtype=torch.float64)
+            action = 0.05 * env.graph.forces + (0.6 if step % 3 == 1 else 0.0) * jolts.to(where)
+            result = env.step(action, strain.to(where))
+            graph = result.graph
+            assert graph.stress is not None
+            assert result.applied_strain is not None
+            for value in (result.reward, result.a_back, graph.stress, graph.cell, result.applied_strain, env.stress):
+                assert value.device.type == where
+                seen.append(value.flatten().double().tolist())
+            env.reset_finished()
+        return seen
+
+    expected = run("cpu")
+    assert any(value > 0 for row in expected[1::6] for value in row)
+    for got, wanted in zip(run(device), expected, strict=True):
+        assert got == pytest.approx(wanted, rel=1e-8, abs=1e-8)
 
 
 def settings(folder: Path, method: str, device: str) -> dict[str, Any]:
