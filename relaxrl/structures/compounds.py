@@ -176,7 +176,10 @@ def random_compound(
         multiple = _draw_multiple(len(crystal.atoms), config, generator)
         if drawn is None or multiple is None or not set(config.required) <= set(drawn.values()):
             continue
-        return _build(crystal, drawn, multiple, config, generator, calculator)
+        atoms = _decorated(crystal, drawn, config)
+        # Elements by site make crystals of other families than that of the known one.
+        if config.families in ("all", fold(family_of(atoms, crystal.spacegroup))):
+            return _build(crystal, atoms, multiple, config, generator, calculator)
     raise StructureError(
         f"{_DRAWS} draws gave no crystal with the elements {', '.join(config.symbols)} by the rule `{config.rule}`; "
         "allow more elements, charges or prototypes"
@@ -270,16 +273,20 @@ def _draw_multiple(n_primitive: int, config: CompoundConfig, generator: np.rando
     return int(generator.integers(fewest, most + 1)) if fewest <= most else None
 
 
+def _decorated(crystal: SourceCrystal, elements: dict[str, str], config: CompoundConfig) -> Atoms:
+    """The primitive cell with these elements on its species or sites."""
+    slots = crystal.sites if config.decorate == "sites" else crystal.atoms.get_chemical_symbols()
+    return Atoms([elements[slot] for slot in slots], crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
+
+
 def _build(
     crystal: SourceCrystal,
-    elements: dict[str, str],
+    atoms: Atoms,
     multiple: int,
     config: CompoundConfig,
     generator: np.random.Generator,
     calculator: Calculator | None,
 ) -> Compound:
-    slots = crystal.sites if config.decorate == "sites" else crystal.atoms.get_chemical_symbols()
-    atoms = Atoms([elements[slot] for slot in slots], crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
     family = family_of(atoms, crystal.spacegroup)
     formula = atoms.symbols.formula.reduce()[0].format("hill")
     primitive = at_bond_lengths(atoms)

@@ -114,6 +114,11 @@ def test_sites_get_elements_of_their_own(monkeypatch) -> None:
     parents = {random_compound(config, np.random.default_rng(seed)).parent for seed in range(60)}
     binary = {"AB_194_2 CB", "AB_194_2 BN", "AB_194_2 CN"}
     assert parents == binary | {"A_227_2 B", "A_227_2 C", "A_227_2 N"}
+    part = replace(config, families=fold(two_sites.family))
+    monkeypatch.setattr(compounds, "fold", lambda family: "unseen" if family == "AB_194_2" else "seen")
+    compounds._families.cache_clear()
+    drawn = {random_compound(part, np.random.default_rng(seed)).family for seed in range(20)}
+    assert drawn == {"A_227_2"}  # none of the type that is to stay unseen, though it is made of a seen one
 
 
 def test_similar_elements_keep_the_crystal_neutral() -> None:
