@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from concurrent.futures import Executor
+from concurrent.futures import BrokenExecutor, Executor
 from dataclasses import replace
 from itertools import islice, repeat
 from pathlib import Path
@@ -13,7 +13,7 @@ from ase.data import atomic_numbers
 from ase.formula import Formula
 
 from relaxrl.config import configclass
-from relaxrl.errors import StructureError
+from relaxrl.errors import CalculatorError, StructureError
 from relaxrl.potentials import parse_calculator
 from relaxrl.potentials.torch_potential import missing_elements
 from relaxrl.seeding import Generators
@@ -186,6 +186,7 @@ def cook_set(
     Raises:
         StructureError: A group can't be filled: too few parents are left, or too few of them have minima; or a
             calculator does not know an element of its group.
+        CalculatorError: A calculator can't be made, or takes its process down.
     """
     for name, split in recipe.splits.items():
         for number, group in enumerate(split.groups):
@@ -269,8 +270,7 @@ def _make_split(
                     f"{recipe.name}:{name}: group {number} lacks {missing} of {group.count} structures after "
                     f"{_PATIENCE * group.count} draws; allow more elements, prototypes or sizes"
                 )
-            run: Callable[..., Iterator[Outcome]] = map if executor is None else executor.map
-            for outcome in run(cook, batch, repeat(cache)):
+            for outcome in _cooked(batch, executor, cache):
                 if outcome.entry is not None:
                     made.append(outcome)
                     missing -= 1
@@ -279,6 +279,19 @@ def _make_split(
                 if progress is not None:
                     progress(name, len(made), wanted)
     return made
+
+
+def _cooked(batch: list[Candidate], executor: Executor | None, cache: Path | None) -> Iterator[Outcome]:
+    """What becomes of candidates, in order; `CalculatorError` if a process dies of one."""
+    try:
+        yield from (map if executor is None else executor.map)(cook, batch, repeat(cache))
+    except BrokenExecutor as error:
+        names = ", ".join(sorted({one.calculator for one in batch}))
+        kept = "what was done is kept: the same command goes on" if cache else "nothing was kept"
+        raise CalculatorError(
+            f"a process that relaxed one of {names} died: killed, out of memory, or the calculator crashed; {kept}. "
+            "--jobs 1 shows where"
+        ) from error
 
 
 def _candidates(

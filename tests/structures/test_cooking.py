@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import BrokenExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ import yaml
 
 from relaxrl.cli.main import main
 from relaxrl.config import from_dict
-from relaxrl.errors import ConfigError, StructureError
+from relaxrl.errors import CalculatorError, ConfigError, StructureError
 from relaxrl.potentials import parse_calculator
 from relaxrl.structures import SetRecipe, read_structures
 from relaxrl.structures.archive import load_archive
@@ -164,6 +165,15 @@ def test_the_result_does_not_depend_on_the_number_of_jobs(tmp_path: Path) -> Non
         helped = cook_set(recipe(), executor, cache=tmp_path)["train"]
     for one, other in zip(alone, helped, strict=True):
         np.testing.assert_array_equal(one.entry.minimum.positions, other.entry.minimum.positions)  # type: ignore[union-attr]
+
+
+def test_a_process_that_dies_is_told(tmp_path: Path) -> None:
+    class Dying(ThreadPoolExecutor):
+        def map(self, *_: Any, **__: Any) -> Any:
+            raise BrokenExecutor
+
+    with Dying(1) as executor, pytest.raises(CalculatorError, match=r"one of emt died: .*the same command goes on"):
+        cook_set(recipe(), executor, cache=tmp_path)
 
 
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
