@@ -16,6 +16,7 @@ from scipy import sparse
 from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.cell_surface import CellSurface, make_surface
+from relaxrl.optimize.noise import noise, verdict
 from relaxrl.optimize.pilot import AgentRelieved, Pilot
 from relaxrl.optimize.policy import (
     Policy,
@@ -177,6 +178,8 @@ class RLOptimizer(Optimizer):
         start = self._locate()
         self._safeguard.check_progress(start)
         try:
+            if self._safeguard.probe_is_due():
+                self._look_for_noise(start)
             if self._pilot is None or not self.agent_in_charge or not self._agent_step(self._pilot, start):
                 self._quasi_newton_step(start)
         except BaseException:
@@ -325,10 +328,21 @@ class RLOptimizer(Optimizer):
                 return
             self._safeguard.reject()
             self._safeguard.shrink(length)
+        self._look_for_noise(start)
         raise CalculatorError(
             f"no step from fmax {start.fmax:.4g} eV/Å lowers the energy or the forces, the last of {MAX_TRIALS} was "
             f"{length:.1e} Å long; expected forces that are the gradient of the energy. Check the calculator"
         )
+
+    def _look_for_noise(self, start: Point) -> None:
+        """End here if it is the noise of the calculator that keeps the forces up, at the cost of one evaluation.
+
+        Raises:
+            CalculatorError: It is.
+        """
+        self.force_evaluations += 1
+        if message := verdict(noise(self._surface, start), start, float(self.fmax)):
+            raise CalculatorError(message)
 
     def _guess(self, start: Point) -> sparse.csr_array:
         """The Hessian that the quasi-Newton method starts from: the agent's where it has proved good, else springs."""

@@ -13,6 +13,8 @@ from relaxrl.typing import FloatArray, StateDict
 
 ENERGY_RESOLUTION = 2e-7
 """Relative; energies that differ by less are taken as equal: the rounding of float32 machine-learned potentials."""
+PROBE = 30
+"""Force evaluations without a new lowest fmax, after which the calculator is tried for noise."""
 
 
 @configclass
@@ -133,6 +135,8 @@ class Safeguard:
         self._best_fmax: list[float] = []  # lowest fmax after each force evaluation
         self._idle = 0
         self._failures = 0
+        self._level = 0  # force evaluations without a new lowest fmax
+        self._probe_at = PROBE
 
     def begin(self, start: Point) -> None:
         """A relaxation starts here."""
@@ -140,7 +144,8 @@ class Safeguard:
         self.fmax_first = start.fmax
         self._ceiling = self._lowest_energy = start.energy
         self._best_fmax = [start.fmax]
-        self._idle = self._failures = 0
+        self._idle = self._failures = self._level = 0
+        self._probe_at = PROBE
 
     def accepts(self, old: Point, new: Point, strict: bool = False) -> bool:
         """Whether the step from `old` to `new` stands."""
@@ -153,12 +158,16 @@ class Safeguard:
         progress = trial.energy < self._lowest_energy - _resolution(trial.energy)
         progress |= trial.fmax < 0.99 * self._best_fmax[-1]
         self._idle = 0 if progress else self._idle + 1
+        self._level = 0 if trial.fmax < 0.99 * self._best_fmax[-1] else self._level + 1
+        if self._level == 0:
+            self._probe_at = PROBE
         self._lowest_energy = min(self._lowest_energy, trial.energy)
         self._best_fmax.append(min(trial.fmax, self._best_fmax[-1]))
 
     def reject(self) -> None:
         """A trial was evaluated, and it does not stand."""
         self._idle += 1
+        self._level += 1
         self._best_fmax.append(self._best_fmax[-1])
 
     def shrink(self, length: float) -> None:
@@ -195,6 +204,13 @@ class Safeguard:
     def agent_idle(self) -> bool:
         """Whether there was no progress of any kind for longer than an agent may take."""
         return self._idle >= self.config.idle
+
+    def probe_is_due(self) -> bool:
+        """Whether fmax has found no new lowest value for so long that noise may be the reason; True once each time."""
+        due = self._level >= self._probe_at
+        if due:
+            self._probe_at = self._level + PROBE
+        return due
 
     @property
     def should_forget(self) -> bool:
@@ -236,6 +252,8 @@ class Safeguard:
             "lowest_energy": self._lowest_energy,
             "best_fmax": self._best_fmax,
             "idle": self._idle,
+            "level": self._level,
+            "probe_at": self._probe_at,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -247,6 +265,8 @@ class Safeguard:
         self._best_fmax = [float(value) for value in state["best_fmax"]]
         self._idle = int(state["idle"])
         self._failures = 0
+        self._level = int(state.get("level", 0))  # older files don't have these
+        self._probe_at = int(state.get("probe_at", PROBE))
 
 
 def _resolution(energy: float) -> float:
