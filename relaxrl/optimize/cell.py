@@ -6,11 +6,18 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from ase import Atoms
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixSymmetry
 from ase.filters import FrechetCellFilter, StrainFilter, UnitCellFilter
 
 from relaxrl.cell import FreeStrain, voigt_mask
 from relaxrl.config import configclass
+from relaxrl.errors import StructureError
 from relaxrl.typing import FloatArray
+
+WITH_CELL = (FixAtoms, FixSymmetry, FixCom)
+"""Constraints that are respected where the cell relaxes; `FixCartesian`, too, if it holds all three coordinates. For an
+atom that is free in one direction alone, energy and stress disagree about where it goes with the cell."""
 
 
 @configclass
@@ -29,6 +36,26 @@ class RelaxCell(FreeStrain):
             raise ValueError(f"`smax` must be positive, got {self.smax} eV/Å³")
         if not np.isfinite(self.scalar_pressure):
             raise ValueError(f"`scalar_pressure` must be finite, got {self.scalar_pressure} eV/Å³")
+
+
+def _holds_all(constraint: Any) -> bool:
+    return isinstance(constraint, FixCartesian) and bool(np.all(constraint.mask))
+
+
+def check_constraints(atoms: Atoms) -> None:
+    """Whether the constraints have a meaning for a cell that strains.
+
+    Raises:
+        StructureError: Names those that don't.
+    """
+    given = [each for each in atoms.constraints if not (isinstance(each, WITH_CELL) or _holds_all(each))]
+    wrong = sorted({type(each).__name__ for each in given})
+    if wrong:
+        known = ", ".join(each.__name__ for each in WITH_CELL)
+        raise StructureError(
+            f"the cell can't relax under {', '.join(wrong)}; expected constraints among {known}. Remove it, or relax "
+            "at fixed cell, where all constraints of ASE are respected"
+        )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from scipy import sparse
 from relaxrl.cell import check_cell
 from relaxrl.errors import CalculatorError
 from relaxrl.io import graph_from_atoms
-from relaxrl.optimize.cell import FilterCell, RelaxCell
+from relaxrl.optimize.cell import FilterCell, RelaxCell, check_constraints
 from relaxrl.optimize.chart import Chart, Geometry
 from relaxrl.optimize.curvature import pair_hessian_with_strain
 from relaxrl.optimize.policy import Policy, predicted_hessian
@@ -112,6 +112,7 @@ class CellSurface(Surface):
         self.atoms_move = atoms_move
         self._reference = reference
         check_cell(self.crystal)
+        check_constraints(self.crystal)
         self._make_chart()
 
     def _make_chart(self) -> None:

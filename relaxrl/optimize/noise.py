@@ -46,7 +46,7 @@ def verdict(found: float, here: Point, fmax: float) -> str:
     if not found > SHARE * fmax:
         return ""
     return (
-        f"the calculator changes its mind: at one geometry (but for {NUDGE:g} Å) its forces differ by {found:.2g} eV/Å, "
-        f"so that fmax = {fmax:g} eV/Å is out of reach; it is {here.fmax:.3g} here. Make its results more precise (SCF, "
-        f"k-points, precision), or ask for an fmax above {max(3 * found, here.fmax):.2g}"
+        f"the calculator changes its mind: at one geometry (but for {NUDGE:g} Å) its forces differ by {found:.2g} "
+        f"eV/Å, so that fmax = {fmax:g} eV/Å is out of reach; it is {here.fmax:.3g} here. Make its results more "
+        f"precise (SCF, k-points, precision), or ask for an fmax above {max(3 * found, here.fmax):.2g}"
     )
