@@ -36,9 +36,10 @@ class FramesRecipe:
     """Largest component of a start's strain; each start draws its own largest one. With 0 no start is strained."""
     relaxations: int = 1
     """Starts, those farthest away first, that are relaxed, by BFGS, strained ones with the cell; what it evaluates on
-    its way to the minimum is frames as well. A start that ends elsewhere is left out."""
+    its way to the minimum is frames as well. A start that ends elsewhere is left out. With an even number of starts the
+    farthest one is strained."""
     points: int = 8
-    """Frames of one relaxation at most, spread evenly over it."""
+    """Frames of one relaxation at most, spread evenly over it, its end left out."""
     fmax: float = 0.02
     """eV/Å, where relaxations end."""
     steps: int = 150
@@ -165,5 +166,6 @@ def _on_the_way(start: Atoms, energy: float, calculator: Calculator, recipe: Fra
     )
     if abs(_labelled(end, calculator).get_potential_energy() - energy) > _SAME_ENERGY * len(start):
         raise NotRelaxedError("ends in another minimum")
-    chosen = np.unique(np.linspace(0, len(met) - 1, recipe.points).round().astype(int))
-    return [met[k] for k in chosen]
+    before = met[:-1] or met  # the last one has converged: there is nothing to learn from it
+    chosen = np.unique(np.linspace(0, len(before) - 1, recipe.points).round().astype(int))
+    return [before[k] for k in chosen]
