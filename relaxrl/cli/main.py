@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from relaxrl import __version__
 from relaxrl.errors import RelaxRLError
 
-COMMANDS = ("train", "pretrain", "evaluate", "report", "relax", "structures", "agents")
+COMMANDS = ("train", "pretrain", "finetune", "evaluate", "report", "relax", "structures", "agents")
 """Each is a module beside this one with `add_parser(subparsers)`; the parser sets `run`, args in, exit status out."""
 
 INTERRUPTED = 130

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from relaxrl.optimize.campaign import Campaign, Relaxed
     from relaxrl.potentials import CalculatorSpec
     from relaxrl.structures import Crystal
+    from relaxrl.training import OnlineLearning
 
 DESCRIPTION = """\
 Relax all structures of FILE with an agent, and write them, in the same order, with energies and forces where the format
@@ -43,6 +44,7 @@ examples:
   relaxrl relax start.cif --calculator mypackage.calc:MyCalculator --cell --out relaxed.cif
   relaxrl relax slab.extxyz --calculator emt --cell --free xx,yy,xy --smax 0.001 --out relaxed.extxyz
   relaxrl relax thousands/ --calculator mypackage.calc:MyCalculator --workers 8 --out relaxed.db --table relaxed.csv
+  relaxrl relax hundreds/ --calculator mypackage.calc:MyCalculator --learn --out relaxed.extxyz
 """
 
 
@@ -87,6 +89,16 @@ def add_parser(subparsers: Any) -> None:
         help="converged when no stress exceeds it, eV/Å³ (default: as ASE's cell filters count it, stress times volume "
         "over the number of atoms below --fmax)",
     )
+    learn = parser.add_argument_group("learning on the way", "see docs/finetuning.md")
+    learn.add_argument(
+        "--learn",
+        action="store_true",
+        help="improve the agent by what is done, for what is not; the improved one is saved in OUT.agent",
+    )
+    learn.add_argument("--learn-every", type=int, metavar="N", help="after this many structures (default: 10)")
+    learn.add_argument("--learn-updates", type=int, metavar="N", help="updates each time (default: 60)")
+    learn.add_argument("--learn-seconds", type=float, metavar="T", help="longest time each time (default: 60)")
+    learn.add_argument("--learn-replay", metavar="FILE", help="frames of the agent's own training, as in finetune")
     parser.add_argument("--workers", type=int, default=1, metavar="N", help="relaxations side by side (default: 1)")
     parser.add_argument("--restart", action="store_true", help="forget what an interrupted run has done")
     parser.add_argument("--table", type=Path, metavar="CSV", help="one row per structure: outcome, evaluations, reason")
@@ -111,6 +123,9 @@ def run(args: argparse.Namespace) -> int:
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     agent = None if args.agent == "none" else args.agent
+    learning = _learning(args)
+    if learning is not None and agent == "auto":
+        agent = _one_agent(crystals)
     policy = None if agent == "auto" else load_policy(agent)
     for crystal in crystals:
         check_size(policy, len(crystal.atoms), crystal.id)
@@ -128,7 +143,7 @@ def run(args: argparse.Namespace) -> int:
     if args.restart:
         journal.unlink(missing_ok=True)
     structures = [(crystal.id, crystal.atoms) for crystal in crystals]
-    campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps, cell), journal)
+    campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps, cell), journal, learning)
     n_before = len(structures) - len(campaign.waiting)
     if n_before:
         print(f"{n_before} of {len(structures)} were done before, see {journal}")
@@ -139,6 +154,8 @@ def run(args: argparse.Namespace) -> int:
     try:
         for number, done in enumerate(campaign.run(args.workers, **options), start=n_before + 1):
             print(_line(done, number, len(structures)), flush=True)
+            if learning is not None and learning.rounds and learning.rounds[-1].taken == number:
+                print(learning.rounds[-1].text, flush=True)
     except KeyboardInterrupt:
         _write(args.out, campaign)
         print(
@@ -151,6 +168,9 @@ def run(args: argparse.Namespace) -> int:
     if args.table is not None:
         _write_table(args.table, campaign)
     journal.unlink(missing_ok=True)
+    if learning is not None:
+        learning.finish()
+        print(f"the agent as it has become: {learning.folder}" if learning.version else "the agent stayed as it was")
     return _conclude(args, campaign)
 
 
@@ -173,6 +193,38 @@ def _choice(crystals: Sequence[Crystal]) -> str:
             "the quasi-Newton method alone relaxes them)"
         )
     return f"agent: {', '.join(parts)}"
+
+
+def _learning(args: argparse.Namespace) -> OnlineLearning | None:
+    """What improves the agent on the way."""
+    given = {
+        "every": args.learn_every,
+        "updates": args.learn_updates,
+        "seconds": args.learn_seconds,
+        "replay": args.learn_replay,
+    }
+    given = {key: value for key, value in given.items() if value is not None}
+    if not args.learn:
+        if given:
+            raise ConfigError(f"--learn-{next(iter(given))} is about learning on the way; add --learn")
+        return None
+    from relaxrl.training import OnlineLearning
+
+    return OnlineLearning(args.out.with_name(f"{args.out.name}.agent"), **given)
+
+
+def _one_agent(crystals: Sequence[Crystal]) -> str:
+    """The agent that suits all structures, since one learns from all."""
+    from relaxrl.agents import default_agent, shipped_agents
+
+    symbols = {symbol for crystal in crystals for symbol in crystal.atoms.symbols}
+    name = default_agent(symbols)
+    if name is None:
+        raise ConfigError(
+            f"no shipped agent was trained on all of {' '.join(sorted(symbols))}; say which one is to learn: "
+            f"`--agent NAME`, of {', '.join(shipped_agents())} or one of yours"
+        )
+    return name
 
 
 def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorSpec) -> None:

@@ -3,8 +3,10 @@
 from relaxrl.optimize.campaign import Campaign, Conditions, Relaxed, relax_one
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.curvature import pair_hessian
+from relaxrl.optimize.learner import Learner
 from relaxrl.optimize.policy import CurvaturePolicy, Policy, UntrainedElementWarning
 from relaxrl.optimize.quasi_newton import SecantPairs, newton_step
+from relaxrl.optimize.recording import Evaluated, RecordingCalculator
 from relaxrl.optimize.rl_optimizer import RLOptimizer
 from relaxrl.optimize.safeguard import SafeguardConfig
 
@@ -12,8 +14,11 @@ __all__ = [
     "Campaign",
     "Conditions",
     "CurvaturePolicy",
+    "Evaluated",
+    "Learner",
     "Policy",
     "RLOptimizer",
+    "RecordingCalculator",
     "RelaxCell",
     "Relaxed",
     "SafeguardConfig",

@@ -8,8 +8,16 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Executor, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    ThreadPoolExecutor,
+    wait,
+)
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from multiprocessing import get_context, parent_process
 from multiprocessing.connection import wait as wait_for_any
@@ -19,12 +27,14 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from relaxrl.errors import CalculatorError, RelaxRLError
+from relaxrl.errors import CalculatorError, ConfigError, RelaxRLError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.journal import Journal
+from relaxrl.optimize.learner import Learner
 from relaxrl.optimize.policy import Policy, UntrainedElementWarning, load_policy, suited
+from relaxrl.optimize.recording import Evaluated, RecordingCalculator
 from relaxrl.optimize.rl_optimizer import RLOptimizer
-from relaxrl.potentials import CalculatorSpec, CountedCalculator
+from relaxrl.potentials import CalculatorSpec
 
 AHEAD = 2
 """Relaxations handed to an executor per worker: one that runs, and one that waits beside it."""
@@ -44,6 +54,7 @@ class Conditions:
         fmax: eV/Å; converged below it.
         steps: Limit of each relaxation.
         cell: What of the cells relaxes; None for nothing.
+        record: Whether results hold all that was evaluated, for those who learn from it.
     """
 
     agent: str | None
@@ -51,6 +62,7 @@ class Conditions:
     fmax: float = 0.01
     steps: int = 500
     cell: RelaxCell | None = None
+    record: bool = False
 
 
 @dataclass(frozen=True)
@@ -67,6 +79,7 @@ class Relaxed:
         fmax: eV/Å, at the end; NaN if there are no forces.
         seconds: Wall-clock time.
         note: What else is worth knowing; empty mostly.
+        path: All that was evaluated, in that order, where `Conditions.record` asks for it.
     """
 
     index: int
@@ -78,6 +91,7 @@ class Relaxed:
     fmax: float
     seconds: float
     note: str = ""
+    path: tuple[Evaluated, ...] = ()
 
 
 def relax_one(
@@ -101,7 +115,8 @@ def relax_one(
     began = time.perf_counter()
     if policy is None and conditions.agent is not None:
         policy = _loaded(suited(conditions.agent, set(atoms.symbols)))
-    atoms.calc = CountedCalculator(conditions.calculator.of(atoms, name).create(), structure=name)
+    recorder = RecordingCalculator(conditions.calculator.of(atoms, name).create(), name, conditions.record)
+    atoms.calc = recorder
     converged, reason, note, optimizer, fmax, results = False, "", "", None, np.nan, {}
     try:
         with warnings.catch_warnings():
@@ -125,7 +140,8 @@ def relax_one(
         # Also on Ctrl-C: the atoms are still to be written, and a calculator may not pickle.
         atoms.calc = SinglePointCalculator(atoms, **results) if results else None
     count = 0 if optimizer is None else optimizer.force_evaluations
-    return Relaxed(index, name, atoms, converged, reason, count, fmax, time.perf_counter() - began, note)
+    seconds = time.perf_counter() - began
+    return Relaxed(index, name, atoms, converged, reason, count, fmax, seconds, note, tuple(recorder.path))
 
 
 class Campaign:
@@ -136,9 +152,11 @@ class Campaign:
         conditions: How.
         journal: File beside the results in which each finished structure is written down; a campaign that finds one
             goes on from there. None remembers nothing.
+        learn: Improves the agent by what is done, for what is not; such as `relaxrl.training.OnlineLearning`.
 
     Raises:
         CheckpointError: The journal belongs to other structures or conditions.
+        ConfigError: The agent can't learn.
 
     Examples:
         >>> from ase.build import bulk
@@ -151,15 +169,24 @@ class Campaign:
     """
 
     def __init__(
-        self, structures: Sequence[tuple[str, Atoms]], conditions: Conditions, journal: Path | None = None
+        self,
+        structures: Sequence[tuple[str, Atoms]],
+        conditions: Conditions,
+        journal: Path | None = None,
+        learn: Learner | None = None,
     ) -> None:
         self.structures = list(structures)
-        self.conditions = conditions
-        self.journal = None if journal is None else Journal(journal, self.structures, conditions)
+        self.conditions = conditions if learn is None else replace(conditions, record=True)
+        self.learner = learn
+        settings = {} if learn is None else {"learn": learn.settings}
+        self.journal = None if journal is None else Journal(journal, self.structures, conditions, settings)
         self.results: list[Relaxed | None] = [None] * len(self.structures)
         self._moving: tuple[int, Atoms] | None = None
-        for done in [] if self.journal is None else self.journal.read():
+        before = [] if self.journal is None else self.journal.read()
+        for done in before:
             self.results[done.index] = done
+        if learn is not None:
+            learn.begin(self.conditions, journal, before)
 
     @property
     def waiting(self) -> list[int]:
@@ -185,12 +212,18 @@ class Campaign:
             **options: For `RLOptimizer`, where there is one worker and no executor.
         """
         if executor is None and workers == 1:
-            policy = None if self.conditions.agent == "auto" else load_policy(self.conditions.agent)
+            policy = None
+            if self.learner is None and self.conditions.agent != "auto":
+                policy = load_policy(self.conditions.agent)
             for index in self.waiting:
                 name, start = self.structures[index]
                 self._moving = (index, start.copy())
+                if self.learner is not None:
+                    policy = self.learner.policy
                 yield self._keep(relax_one(index, name, self._moving[1], self.conditions, policy, **options))
         else:
+            if self.learner is not None:
+                self.learner.expect(AHEAD * workers)
             yield from self._run_elsewhere(workers, executor or (lambda: _processes(workers)))
 
     def _run_elsewhere(self, workers: int, make: Callable[[], Executor]) -> Iterator[Relaxed]:
@@ -216,12 +249,17 @@ class Campaign:
         self, executor: Executor, indices: Sequence[int], workers: int, losses: dict[int, int]
     ) -> Iterator[Relaxed]:
         """Relax these; `BrokenExecutor` marks all that were handed out."""
+        if self.learner is not None and isinstance(executor, ThreadPoolExecutor):
+            raise ConfigError(
+                "threads can't relax while an agent learns beside them: torch makes its networks for the whole process "
+                "at a time; expected an executor of other processes"
+            )
         queue, running = deque(indices), dict[Future[Relaxed], int]()
         try:
             while queue or running:
                 while queue and len(running) < AHEAD * workers:
                     index = queue.popleft()
-                    future = executor.submit(relax_one, index, *self.structures[index], self.conditions)
+                    future = executor.submit(relax_one, index, *self.structures[index], self._conditions_now())
                     running[future] = index
                 for future in wait(running, return_when=FIRST_COMPLETED).done:
                     try:
@@ -245,10 +283,16 @@ class Campaign:
         name, start = self.structures[index]
         return Relaxed(index, name, start.copy(), False, reason, 0, np.nan, 0.0)
 
+    def _conditions_now(self) -> Conditions:
+        """For the next structure: with the agent as it has become."""
+        return self.conditions if self.learner is None else replace(self.conditions, agent=self.learner.agent)
+
     def _keep(self, done: Relaxed) -> Relaxed:
         self.results[done.index] = done
         if self.journal is not None:
             self.journal.write(done)
+        if self.learner is not None:
+            self.learner.take(done)
         return done
 
 

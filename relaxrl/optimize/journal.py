@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ase.io.jsonio import decode, encode
 
 from relaxrl.config import to_dict
 from relaxrl.errors import CheckpointError
+from relaxrl.optimize.recording import Evaluated
 
 if TYPE_CHECKING:
     from relaxrl.optimize.campaign import Conditions, Relaxed
@@ -29,12 +30,19 @@ class Journal:
         path: Made with the first structure that is done.
         structures: Names and starts of the whole campaign.
         conditions: How they are relaxed.
+        settings: What else must not change between a kill and going on, as JSON can hold it.
 
     Raises:
         CheckpointError: It exists, and belongs to another campaign.
     """
 
-    def __init__(self, path: Path, structures: Sequence[tuple[str, Atoms]], conditions: Conditions) -> None:
+    def __init__(
+        self,
+        path: Path,
+        structures: Sequence[tuple[str, Atoms]],
+        conditions: Conditions,
+        settings: Mapping[str, Any] | None = None,
+    ) -> None:
         self.path = path
         self._header = {
             "format": FORMAT,
@@ -43,6 +51,7 @@ class Journal:
             "fmax": conditions.fmax,
             "steps": conditions.steps,
             **({} if conditions.cell is None else {"cell": json.loads(json.dumps(to_dict(conditions.cell)))}),
+            **(settings or {}),
             "structures": _fingerprint(structures),
         }
         if path.exists():
@@ -58,14 +67,17 @@ class Journal:
         for line in self._lines()[1:]:
             entry = decode(line)
             atoms = _with_results(entry.pop("atoms"), entry.pop("results"))
-            done.append(Relaxed(atoms=atoms, **entry))
+            path = tuple(Evaluated(**one) for one in entry.pop("path", ()))
+            done.append(Relaxed(atoms=atoms, path=path, **entry))
         return done
 
     def write(self, done: Relaxed) -> None:
         """Append a structure; on the disk when this returns."""
         calculator = done.atoms.calc
         results = {} if calculator is None else dict(calculator.results)
-        entry = {**vars(done), "atoms": done.atoms, "results": results}
+        entry = {**vars(done), "atoms": done.atoms, "results": results, "path": [vars(one) for one in done.path]}
+        if not done.path:
+            del entry["path"]
         new = not self.path.exists()
         if not new:
             self._cut_off_half_a_line()

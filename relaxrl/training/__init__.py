@@ -13,6 +13,7 @@ from relaxrl.training.config import (
 from relaxrl.training.constraints import ConstraintTrainer
 from relaxrl.training.constraints_config import ConstraintsConfig
 from relaxrl.training.diagnostics import Diagnosis, DiagnosisConfig, Figures, diagnose
+from relaxrl.training.finetuning import FinetuneConfig, FinetuneResult, OnlineConfig, OnlineLearning, finetune
 from relaxrl.training.folder import RunFolder
 from relaxrl.training.pretraining import PretrainResult, load_pretrain_config, pretrain, resume_pretraining
 from relaxrl.training.pretraining_config import PretrainConfig
@@ -31,6 +32,10 @@ __all__ = [
     "DiagnosisConfig",
     "EvaluationConfig",
     "Figures",
+    "FinetuneConfig",
+    "FinetuneResult",
+    "OnlineConfig",
+    "OnlineLearning",
     "PretrainConfig",
     "PretrainResult",
     "ReplayConfig",
@@ -44,6 +49,7 @@ __all__ = [
     "Trainer",
     "WarmUpConfig",
     "diagnose",
+    "finetune",
     "load_pretrain_config",
     "load_run_config",
     "pretrain",

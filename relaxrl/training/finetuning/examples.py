@@ -1,0 +1,165 @@
+"""What a relaxation teaches: at each point of it, the way to its end, and the forces that ask for it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from ase import Atoms
+from ase.stress import voigt_6_to_full_3x3_stress
+from torch import Tensor
+
+from relaxrl.graph import AtomGraph
+from relaxrl.io import graph_from_atoms
+from relaxrl.losses import cloning_loss
+from relaxrl.losses.cloning import RELATIVE_FLOOR
+from relaxrl.nn import HessianActor
+from relaxrl.optimize import Relaxed
+from relaxrl.strain import STRAIN_REACH, vector_from_tensor
+from relaxrl.structures.frames import Frame, towards
+
+SETTLED = 0.3
+"""Share of `fmax` below which the forces left teach nothing but noise."""
+SHORTEST = 1e-4
+"""Å; root mean square of a displacement below which nothing can be learned from it."""
+FARTHEST = 1.0
+"""Å; points from which an atom moves farther by the end lie in another basin, mostly."""
+STEEPEST = 50.0
+"""eV/Å; atoms on top of each other, where no parabola holds."""
+STRAINED = 1e-5
+"""Norm of a strain that counts as one."""
+NO_ERROR = math.log(RELATIVE_FLOOR)
+"""The loss of a perfect step."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """A geometry, what pulls at it, and where that leads.
+
+    Attributes:
+        graph: One structure, with forces and stress; the latter is zero where the cell is held.
+        displacement: (n_atoms, 3), Å, without a mean.
+        strain: (6,), in `relaxrl.strain.STRAIN_BASIS`.
+        moves: Whether the cell moves.
+    """
+
+    graph: AtomGraph
+    displacement: Tensor
+    strain: Tensor
+    moves: bool
+
+
+def frames_of(done: Relaxed, calculator: str, fmax: float, parent: str | None = None) -> list[Frame]:
+    """The points of a relaxation from which its end can be learned.
+
+    Forces and stress are those that were evaluated, less those that are left at the end. So the end of a relaxation
+    that was stopped at `fmax` serves as well as a minimum: what a parabola says of differences holds anywhere on it.
+    For the same reason fixed atoms, whose forces never vanish, and stress against which a cell was held do no harm.
+
+    Args:
+        done: With its path.
+        calculator: What was evaluated.
+        fmax: eV/Å, at which it ended.
+        parent: Name of the crystal that the start descends from; that of the structure if None.
+
+    Returns:
+        None at all of a relaxation that did not converge.
+    """
+    if not done.converged or len(done.path) < 2:
+        return []
+    end = done.path[-1]
+    left = Atoms(done.atoms.numbers, end.positions, cell=end.cell, pbc=done.atoms.pbc)
+    frames = []
+    for point in done.path[:-1]:
+        here = Atoms(done.atoms.numbers, point.positions, cell=point.cell, pbc=done.atoms.pbc)
+        minimum = towards(here, left)
+        stress = None
+        if point.stress is not None and end.stress is not None:
+            stress = point.stress - end.stress * (left.get_volume() / here.get_volume())
+        frame = Frame(
+            here,
+            point.energy,
+            point.forces - end.forces,
+            stress,
+            minimum,
+            end.energy,
+            done.name,
+            done.name if parent is None else parent,
+            calculator,
+        )
+        if _teaches(frame, fmax):
+            frames.append(frame)
+    return frames
+
+
+def example(frame: Frame) -> Example:
+    """A frame as tensors."""
+    moves = _moves(frame)
+    stress = np.zeros((3, 3)) if frame.stress is None else voigt_6_to_full_3x3_stress(frame.stress)
+    graph = graph_from_atoms(frame.atoms).replace(
+        forces=torch.from_numpy(np.asarray(frame.forces, dtype=np.float64)),
+        stress=torch.from_numpy(np.asarray(stress, dtype=np.float64))[None] * float(moves),
+    )
+    if moves:
+        return Example(
+            graph, torch.from_numpy(frame.displacements), torch.from_numpy(vector_from_tensor(frame.strain)), True
+        )
+    way = frame.minimum.positions - frame.atoms.positions
+    return Example(graph, torch.from_numpy(way - way.mean(axis=0)), torch.zeros(6, dtype=torch.float64), False)
+
+
+def losses(actor: HessianActor, examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
+    """Relative errors of the actor's step, as logarithms above that of a perfect one.
+
+    Args:
+        actor: What is trained or judged.
+        examples: At least one.
+
+    Returns:
+        Those of the displacements and those of the strains, (n,) each, the latter zero where the cell is held; see
+        `relaxrl.losses.cloning_loss`, of which the constant is taken away, so that they are never negative.
+    """
+    graph = AtomGraph.batch([one.graph for one in examples]).to(next(actor.parameters()).device)
+    displacement = torch.cat([one.displacement for one in examples]).to(graph.positions)
+    strain = torch.stack([one.strain for one in examples]).to(graph.positions)
+    moving = torch.tensor([one.moves for one in examples], device=graph.positions.device)
+    if bool(moving.any()):
+        step, strained = actor.displacement_and_strain(graph, moving)
+    else:
+        step, strained = actor(graph), torch.zeros_like(strain)
+    everything = torch.ones_like(moving)
+    of_displacement = cloning_loss(step.to(displacement), displacement, graph.graph_index, everything, "relative")
+    # A strain as two rows of three: the loss is of vectors.
+    rows = torch.arange(len(moving), device=moving.device).repeat_interleave(2)
+    pair = (STRAIN_REACH * strained.to(strain)).view(-1, 3), (STRAIN_REACH * strain).view(-1, 3)
+    of_strain = cloning_loss(*pair, rows, moving, "relative")
+    return of_displacement - NO_ERROR, torch.where(moving, of_strain - NO_ERROR, 0.0)
+
+
+def relative_error(loss: float) -> float:
+    """The error of steps as a part of the way, from a mean of `losses`."""
+    return float(np.exp(0.5 * (loss + NO_ERROR)))
+
+
+def _teaches(frame: Frame, fmax: float) -> bool:
+    """Whether numbers are sane, and there is something left to learn."""
+    forces = np.linalg.norm(frame.forces, axis=1)
+    away = frame.displacements if _moves(frame) else frame.minimum.positions - frame.atoms.positions
+    lengths = np.linalg.norm(away, axis=1)
+    pulled = bool(forces.max() > SETTLED * fmax)
+    if _moves(frame) and frame.stress is not None:
+        pulled |= bool(np.abs(frame.stress).max() * frame.atoms.get_volume() / len(frame.atoms) > SETTLED * fmax)
+    return bool(
+        pulled
+        and forces.max() < STEEPEST
+        and lengths.max() < FARTHEST
+        and np.sqrt(np.square(lengths).mean()) > SHORTEST
+    )
+
+
+def _moves(frame: Frame) -> bool:
+    """Whether the cell moves on the way; it can be learned only where there is stress."""
+    return frame.stress is not None and bool(np.linalg.norm(frame.strain) > STRAINED)
