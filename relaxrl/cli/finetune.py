@@ -31,7 +31,7 @@ examples:
 then:
   relaxrl relax start.cif --agent agents/mine --calculator mypackage.calc:MyCalculator --out relaxed.cif
 
-Figures, and what to expect: docs/finetuning.md
+What happens, and all settings: docs/finetuning.md
 """
 
 
