@@ -136,8 +136,8 @@ class HessianActorConfig:
         site_channels: Many-body terms per atom that are scalars: squares of sums over neighbours.
         site_vectors: Many-body terms per atom that are vectors, each with three rows in the solve. They and the next
             say what angles between bonds cost, which matters to covalent crystals.
-        site_tensors: Those that are l = 2 tensors, with five rows each. With two of either a step takes 1.2 times as long
-            for 8 atoms, 1.5 times for 108.
+        site_tensors: Those that are l = 2 tensors, with five rows each. With two of either a step takes 1.2 times as
+            long for 8 atoms, 1.5 times for 108.
         learned_strain: Whether strain has weights of its own in bonds and sites: what atoms within a cell do not say of
             elastic constants and internal strain. Without it strain follows from the displacements' part.
     """
