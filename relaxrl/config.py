@@ -123,7 +123,7 @@ def dump_config(config: object, path: str | Path) -> None:
 class _Loader(yaml.SafeLoader):
     """YAML that refuses a key given twice, which plain YAML lets pass in silence."""
 
-    def compose_mapping_node(self, anchor: str | None) -> yaml.MappingNode:
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """The mapping as it is written, before `<<` has put other keys into it."""
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen = set()
