@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from ase import Atoms
 
 from relaxrl.agents import Agent
 from relaxrl.checkpoint import MODEL_FILE, load_checkpoint, write_atomically
@@ -46,6 +48,10 @@ from relaxrl.training.supervised.parameters import KIND, exported, fill
 CONFIG_FILE, JOURNAL_FILE = "finetune.yaml", "relaxations.journal"
 ON_THE_WAY, TRAINING = "on-the-way", "training"
 """Folders of the agent while relaxations go on, and of the training after them."""
+_OF_TRAINING = ("updates", "batch_size", "replay", "replay_size", "held_out", "trainer")
+"""Keys that the relaxations don't depend on: with others the agent is trained anew, on the same relaxations."""
+_UNBOUNDED = 1e6
+"""Seconds."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +93,7 @@ class FinetuneResult:
 
 def finetune(
     agent: str | Path,
-    structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Crystal],
+    structures: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Sequence[Crystal] | Sequence[Atoms],
     calculator: str | CalculatorSpec | Callable[..., Any],
     out: str | Path,
     *,
@@ -102,11 +108,12 @@ def finetune(
 
     Relaxes some of the structures with the agent as it is, and trains it by cloning from every point that was evaluated
     on the way: no other evaluations are needed. The same call goes on after a kill: what is relaxed is not relaxed
-    again, and training continues from its last epoch, on a CPU to the same numbers.
+    again, and training continues from its last epoch, on a CPU to the same numbers. With other settings of the training
+    it is done anew, on the relaxations that are there.
 
     Args:
         agent: Name or folder of an agent with a learned Hessian.
-        structures: Files, folders or sets, or crystals. Starts are relaxed as they are, minima are displaced.
+        structures: Files, folders or sets, or crystals, or ASE's atoms. Minima are displaced, starts are not.
         calculator: As for `relaxrl.potentials.parse_calculator`.
         out: Folder for the agent.
         kind: `minimum` or `start`, whatever the files say.
@@ -165,22 +172,38 @@ def _crystals(structures: Any, kind: Kind | None) -> list[Crystal]:
         given = list(structures)
         if all(isinstance(one, Crystal) for one in given):
             return given
+        if all(isinstance(one, Atoms) for one in given):
+            names = [f"structure {k}" for k in range(len(given))]
+            return [Crystal(name, _bare(one), name, kind or "start") for name, one in zip(names, given, strict=True)]
     return read_structures(structures, kind=kind)
 
 
+def _bare(atoms: Atoms) -> Atoms:
+    copy: Atoms = atoms.copy()
+    return copy
+
+
 def _opened(folder: Path, config: FinetuneConfig) -> Path:
-    """The folder, if it can be used: new, or that of the same settings."""
+    """The folder, if it can be used: new, or that of the same relaxations."""
     settings = folder / CONFIG_FILE
     if settings.is_file():
         before, now = to_dict(load_config(FinetuneConfig, settings)), to_dict(config)
-        for key, value in now.items():
-            if before[key] != value:
+        changed = [key for key in now if before[key] != now[key]]
+        for key in changed:
+            if key not in _OF_TRAINING:
                 raise CheckpointError(
-                    f"{folder}: was started with `{key}` {before[key]!r}, now it is {value!r}; go on with what it was, "
-                    "or choose another folder"
+                    f"{folder}: was started with `{key}` {before[key]!r}, now it is {now[key]!r}; go on with what it "
+                    "was, or choose another folder"
                 )
-        if (folder / MODEL_FILE).is_file():
-            raise ConfigError(f"{folder}: is finished: `--agent {folder}` uses the agent; choose another folder")
+        if changed:
+            # The agent that was, too: a folder that has one is finished.
+            (folder / MODEL_FILE).unlink(missing_ok=True)
+            shutil.rmtree(folder / TRAINING, ignore_errors=True)
+        elif (folder / MODEL_FILE).is_file():
+            raise ConfigError(
+                f"{folder}: is finished: `--agent {folder}` uses the agent. Choose another folder, or other settings "
+                "of the training, which is then repeated on the same relaxations"
+            )
         return folder
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder}: is not empty, and no earlier run of fine-tuning; choose another folder")
@@ -192,8 +215,7 @@ def _write_settings(folder: Path, config: FinetuneConfig) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"can't make the folder `{folder}`: {error.strerror}") from error
-    if not (folder / CONFIG_FILE).exists():
-        dump_config(config, folder / CONFIG_FILE)
+    dump_config(config, folder / CONFIG_FILE)
 
 
 def _relaxed(
@@ -210,8 +232,8 @@ def _relaxed(
     conditions = Conditions(config.agent, spec, config.fmax, config.steps, cell, record=True)
     learning = None
     if config.learn_every is not None:
-        replay = {} if config.replay is None else {"replay": config.replay}
-        learning = OnlineLearning(folder / ON_THE_WAY, every=config.learn_every, seed=config.seed, **replay)
+        # Bounded by updates alone, so that a run that goes on after a kill has the same agents.
+        learning = OnlineLearning(folder / ON_THE_WAY, every=config.learn_every, seed=config.seed, seconds=_UNBOUNDED)
     campaign = Campaign([(one.id, one.atoms) for one in crystals], conditions, folder / JOURNAL_FILE, learning)
     n_before = len(crystals) - len(campaign.waiting)
     if n_before:

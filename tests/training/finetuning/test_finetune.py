@@ -196,13 +196,22 @@ def test_a_finished_folder_and_other_settings_are_refused(tmp_path: Path) -> Non
     finetune("metals", crystals(6), "emt", tmp_path / "mine", **quick)
     with pytest.raises(ConfigError, match="is finished"):
         finetune("metals", crystals(6), "emt", tmp_path / "mine", **quick)
-    (tmp_path / "mine" / "model.json").unlink()
-    with pytest.raises(CheckpointError, match=r"`updates` 1, now it is 2"):
-        finetune("metals", crystals(6), "emt", tmp_path / "mine", **quick | {"updates": 2})
+    with pytest.raises(CheckpointError, match=r"`relaxations` 6, now it is 7"):
+        finetune("metals", crystals(7), "emt", tmp_path / "mine", **quick | {"relaxations": 7})
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
         finetune("metals", crystals(6), "emt", tmp_path / "full", **quick)
+
+
+def test_other_settings_of_the_training_repeat_no_relaxation(tmp_path: Path) -> None:
+    given = [crystal.atoms for crystal in crystals(7)]
+    finetune("metals", given, Stiff, tmp_path / "mine", relaxations=7, updates=2, learn_every=4)
+    journal = (tmp_path / "mine" / JOURNAL_FILE).read_text()
+    again = finetune("metals", given, Stiff, tmp_path / "mine", relaxations=7, updates=12, learn_every=4)
+    assert again.updates == 12
+    assert (tmp_path / "mine" / JOURNAL_FILE).read_text() == journal
+    assert load_agent(tmp_path / "mine").metadata["updates"] == 12
 
 
 def test_agents_that_cannot_learn_are_named_and_those_that_can(tmp_path: Path) -> None:
