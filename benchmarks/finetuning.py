@@ -23,7 +23,7 @@ from ase.optimize import BFGS
 from relaxrl.optimize import Campaign, Conditions
 from relaxrl.potentials import CountedCalculator, parse_calculator
 from relaxrl.structures import Crystal, perturb
-from relaxrl.structures.minima import relax
+from relaxrl.structures.relaxation import relax
 from relaxrl.training import OnlineLearning, finetune
 
 POTENTIAL = Path(__file__).parents[1] / "tests" / "potentials" / "reference" / "SiC.tersoff"
