@@ -167,7 +167,6 @@ class Cloner(GradientTrainer[CloningConfig]):
     @torch.no_grad()
     def validation(self, module: torch.nn.Module) -> Validation:
         """Relative error of the way to the minimum, and the errors of displacement (Å) and strain themselves."""
-        assert isinstance(module, Actor)
         if self.held_out is None:
             return Validation()
         graph = self.held_out.graph.to(self.config.run.device)
@@ -179,6 +178,7 @@ class Cloner(GradientTrainer[CloningConfig]):
         errors["displacement"].add(action, target, torch.zeros_like(target))
         held, weight = self._held_cells, self.config.cell
         if held is not None:
+            assert isinstance(module, Actor)
             usable = held.on_the_way(SETTLED * self.config.fmax)
             step, way = _act(module, held)[0], held.way
             index = held.graph.graph_index

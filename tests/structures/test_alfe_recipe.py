@@ -41,7 +41,7 @@ def test_training_shares_no_parent_with_the_sets_to_judge_by(recipe: SetRecipe) 
             drawn = list(islice(_candidates(recipe, name, number, owner, counts), group.count))
             assert len(drawn) == group.count, f"{name}: too few parents for group {number}"
             for candidate in drawn[:8]:
-                alloy = random_alloy(candidate.alloys, Generators(recipe.seed).numpy(candidate.stream))
+                alloy = random_alloy(candidate.drawn, Generators(recipe.seed).numpy(candidate.stream))
                 assert set(alloy.atoms.symbols) <= {"Al", "Fe"}
                 assert smallest <= len(alloy.atoms) <= largest
         parents[name] = set(counts)
