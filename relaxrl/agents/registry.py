@@ -101,6 +101,11 @@ def find_agent(name_or_path: str | Path) -> Path:
             f"{path}: expected an agent ({MODEL_FILE}) or a training run with a best evaluation "
             f"({BEST}/{MODEL_FILE}), found neither; a run has one after its first evaluation"
         )
+    if str(name_or_path) == AUTO:
+        raise CheckpointError(
+            f"`{AUTO}` chooses an agent for each structure that is relaxed, and here one is needed for all; name it: "
+            f"{', '.join(shipped) or 'none is shipped'}, or a folder with a saved agent"
+        )
     close = difflib.get_close_matches(str(name_or_path), shipped, n=1)
     hint = f"; did you mean {close[0]!r}?" if close else ""
     known = ", ".join(shipped) if shipped else "none"

@@ -120,6 +120,7 @@ def run(args: argparse.Namespace) -> int:
     cell = _cell(args)
     spec = parse_calculator(args.calculator)
     crystals = read_structures(args.file)
+    _check_room(args.out, len(crystals))
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     agent = None if args.agent == "none" else args.agent
@@ -215,14 +216,15 @@ def _learning(args: argparse.Namespace) -> OnlineLearning | None:
 
 def _one_agent(crystals: Sequence[Crystal]) -> str:
     """The agent that suits all structures, since one learns from all."""
-    from relaxrl.agents import default_agent, shipped_agents
+    from relaxrl.agents import default_agent
+    from relaxrl.training.finetuning.origin import which_can_learn
 
     symbols = {symbol for crystal in crystals for symbol in crystal.atoms.symbols}
     name = default_agent(symbols)
     if name is None:
         raise ConfigError(
-            f"no shipped agent was trained on all of {' '.join(sorted(symbols))}; say which one is to learn: "
-            f"`--agent NAME`, of {', '.join(shipped_agents())} or one of yours"
+            f"no shipped agent was trained on all of {' '.join(sorted(symbols))}; say with --agent which one is to "
+            f"learn, {which_can_learn()}"
         )
     return name
 
@@ -324,6 +326,17 @@ def _check_output(out: Path) -> None:
         known = False
     if not known:
         raise StructureError(f"--out {out}: can't tell a format from this name; try one such as relaxed.extxyz")
+
+
+def _check_room(out: Path, n_structures: int) -> None:
+    """Find out now that the format holds one structure, where there are more."""
+    from ase.io.formats import filetype, ioformats
+
+    if n_structures > 1 and ioformats[filetype(str(out), read=False)].single:
+        raise StructureError(
+            f"--out {out}: this format holds one structure, got {n_structures}; try one that holds several, such as "
+            "relaxed.extxyz"
+        )
 
 
 def _write(out: Path, campaign: Campaign) -> None:

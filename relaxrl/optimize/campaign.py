@@ -242,7 +242,10 @@ class Campaign:
             except BrokenExecutor:
                 for index in self.waiting:
                     if losses[index] >= ATTEMPTS:
-                        reason = f"the process that relaxed it died {losses[index]} times: killed, or out of memory"
+                        reason = (
+                            f"the process that relaxed it died {losses[index]} times: killed, out of memory, or "
+                            "started by a script without `if __name__ == '__main__':`"
+                        )
                         yield self._keep(self._lost(index, reason))
 
     def _finish(

@@ -1,9 +1,11 @@
 import json
 
+import pytest
 from ase.build import bulk
 from ase.calculators.emt import EMT
 
-from relaxrl.agents import default_agent, registry
+from relaxrl.agents import default_agent, load_agent, registry
+from relaxrl.errors import CheckpointError
 from relaxrl.optimize import RLOptimizer
 
 
@@ -24,6 +26,11 @@ def test_the_first_agent_that_knows_all_elements(tmp_path, monkeypatch):
     assert default_agent(["Cu"]) == "metals"
     assert default_agent(["Cu", "O"]) == "universal"
     assert default_agent(["He"]) is None  # not one of those to choose from
+
+
+def test_where_one_agent_is_needed_for_all_the_choice_is_none():
+    with pytest.raises(CheckpointError, match=r"`auto` chooses an agent for each structure.*metals"):
+        load_agent("auto")
 
 
 def test_the_optimizer_chooses_by_the_elements():

@@ -116,6 +116,26 @@ def test_bad_input_is_status_2_and_one_line(tmp_path, monkeypatch, capsys, chang
     assert error.count("\n") == 1
 
 
+def test_a_format_of_one_structure_is_refused_before_two_are_relaxed(tmp_path, capsys):
+    write(tmp_path / "two.extxyz", [cell(1), cell(2)])
+    arguments = ("--agent", "none", "--calculator", "emt", "--out", tmp_path / "CONTCAR")
+    assert relax(tmp_path / "two.extxyz", *arguments) == 2
+    said = capsys.readouterr()
+    assert "holds one structure, got 2" in said.err
+    assert not said.out
+    assert [path.name for path in tmp_path.iterdir()] == ["two.extxyz"]
+
+
+def test_who_wants_an_agent_to_learn_and_names_none_is_told_which_can(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("relaxrl.agents.default_agent", lambda _: None)
+    write(tmp_path / "in.extxyz", cell())
+    assert relax(tmp_path / "in.extxyz", "--learn", "--calculator", "emt", "--out", tmp_path / "out.extxyz") == 2
+    said = capsys.readouterr().err
+    assert "trained on all of Au Cu" in said
+    assert "`hessian`: metals," in said
+    assert "metals-planner" not in said
+
+
 @pytest.mark.parametrize(("content", "name"), [("", "empty.extxyz"), ("4\ngarbage\n", "broken.xyz"), ("", "empty.cif")])
 def test_unreadable_files_are_status_2(tmp_path, capsys, content, name):
     (tmp_path / name).write_text(content)

@@ -68,6 +68,7 @@ def test_a_structure_that_kills_its_worker_is_found_and_the_others_are_relaxed()
     results = sorted(campaign.run(2), key=lambda done: done.index)
     assert [done.converged for done in results] == [True, False, True]
     assert f"died {ATTEMPTS} times" in results[1].reason
+    assert "`if __name__ == '__main__':`" in results[1].reason  # without it every worker dies as it starts
     np.testing.assert_array_equal(results[1].atoms.positions, structures[1][1].positions)
 
 

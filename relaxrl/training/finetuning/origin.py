@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from relaxrl.agents import Agent, find_agent, load_agent, shipped_agents
+from relaxrl.agents import AUTO, Agent, find_agent, load_agent, shipped_agents
 from relaxrl.checkpoint import MODEL_FILE
 from relaxrl.errors import CheckpointError, ConfigError
 from relaxrl.integrations import is_foreign
@@ -26,17 +26,19 @@ def load_learner(agent: str | None) -> Agent:
         ConfigError: It has no learned Hessian; says which agents have.
         CheckpointError: There is no such agent.
     """
-    if agent is None or agent in ("none", "auto"):
-        raise ConfigError(f"there is no agent to adapt; {_which()}")
+    if agent == AUTO:
+        raise ConfigError(f"`{AUTO}` chooses an agent for each structure, and here one is adapted; {which_can_learn()}")
+    if agent is None or agent == "none":
+        raise ConfigError(f"there is no agent to adapt; {which_can_learn()}")
     if is_foreign(agent):
-        raise ConfigError(f"agent {agent!r} belongs to another library and can't be adapted here; {_which()}")
+        raise ConfigError(f"agent {agent!r} belongs to another library and can't be adapted here; {which_can_learn()}")
     loaded = load_agent(agent)
     if not isinstance(loaded.actor, HessianActor):
-        raise ConfigError(f"agent {agent!r} has no learned Hessian that could be adapted; {_which()}")
+        raise ConfigError(f"agent {agent!r} has no learned Hessian that could be adapted; {which_can_learn()}")
     if loaded.feature_names:
         raise ConfigError(
             f"agent {agent!r} looks at features of an environment ({', '.join(loaded.feature_names)}), which recorded "
-            f"relaxations don't have; {_which()}"
+            f"relaxations don't have; {which_can_learn()}"
         )
     return loaded
 
@@ -98,7 +100,8 @@ def _spread(frames: Sequence[Frame], n: int) -> list[Frame]:
     return [frames[k * len(frames) // n] for k in range(n)]
 
 
-def _which() -> str:
+def which_can_learn() -> str:
+    """What to tell who gave no agent that can be adapted."""
     able = []
     for name in shipped_agents():
         try:

@@ -220,6 +220,7 @@ def test_agents_that_cannot_learn_are_named_and_those_that_can(tmp_path: Path) -
         (str(tmp_path / "direct"), "no learned Hessian"),
         ("metals-planner", "no learned Hessian"),
         ("none", "no agent to adapt"),
+        ("auto", "`auto` chooses an agent for each structure"),
         ("sb3:somewhere", "another library"),
     ):
         with pytest.raises(ConfigError, match=why) as error:
