@@ -24,12 +24,12 @@ input, 130 after Ctrl-C.
 
 _EPILOG = """\
 examples:
-  relaxrl finetune --agent metals --structures starts/ --calculator mypackage.calc:MyCalculator --out agents/mine
-  relaxrl finetune --agent metals --structures carbides.extxyz --calculator lammps:SiC.tersoff --out agents/carbides
-  relaxrl finetune --agent agents/mine --structures more.extxyz --calculator chgnet --fmax 0.02 --cell --out agents/more
+  relaxrl finetune --agent metals --structures starts/ --calculator mypackage.calc:MyCalculator --out runs/tuned
+  relaxrl finetune --agent metals --structures carbides.extxyz --calculator lammps:SiC.tersoff --out runs/carbides
+  relaxrl finetune --agent runs/tuned --structures more.extxyz --calculator chgnet --fmax 0.02 --cell --out runs/more
 
 then:
-  relaxrl relax start.cif --agent agents/mine --calculator mypackage.calc:MyCalculator --out relaxed.cif
+  relaxrl relax start.cif --agent runs/tuned --calculator mypackage.calc:MyCalculator --out relaxed.cif
 
 What happens, and all settings: docs/finetuning.md
 """

@@ -49,14 +49,14 @@ examples:
 """
 
 MAKE = """\
-Make a set from a recipe: random alloys and ordered compounds, relaxed with rattle and re-relaxation to true minima (no
-direction leads down, checked with the Hessian), split so that no parent crystal is in two parts. Writes one file
-NAME-PART.npz per part, to be used as FILE in all commands. The same recipe and seed give the same files.
+Make a set from a recipe: alloys, known crystals with other elements or random ones, relaxed with rattle and
+re-relaxation to true minima (no direction leads down, checked with the Hessian), at fixed cell or with it, split so
+that no parent crystal is in two parts. Writes one file NAME-PART.npz per part, to be used as FILE in all commands, and
+NAME.md, which says what is in them. The same recipe and seed give the same files. The same command goes on after a
+kill.
 
-A recipe (see configs/structures/metals.yaml, which makes the shipped set) has the keys name, calculator, seed, rattle,
-exclude (files or sets whose parents are left out) and splits; each split has groups, and each group a count and the
-alloys to draw (elements, prototypes, compounds, required, min_atoms, max_atoms, max_elements, strain,
-vacancy_probability, rattle). docs/structures.md explains them.
+A recipe (configs/structures/metals.yaml makes the shipped set) names a calculator, or several, and splits; each split
+has groups, and each group a count and what to draw: alloys, compounds or random. docs/structures.md has all keys.
 """
 
 MINIMIZE = """\
