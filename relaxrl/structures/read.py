@@ -163,7 +163,11 @@ def _frames(file: str, cif_column: str | None) -> list[Atoms]:
     form = "a structure"
     try:
         form = filetype(base)
-        frames = _rows(base, query) if form in _DATABASES else ase.io.read(base, index=query or ":", format=form)
+        if form in _DATABASES:
+            frames = _rows(base, query)
+        else:
+            # What is picked was split off above; any other @ belongs to the name.
+            frames = ase.io.read(base, index=query or ":", format=form, do_not_split_by_at_sign=True)
     except UnknownFileTypeError as error:
         raise StructureError(
             f"{file}: ASE doesn't recognise the format ({error}); rename it to a usual ending, such as .extxyz or .cif"

@@ -69,6 +69,12 @@ def test_frames_can_be_picked_as_in_ase(tmp_path: Path, crystals: list[Atoms]) -
     assert len(read_structures(f"{file}@-1")) == 1
 
 
+def test_a_name_with_an_at_sign_is_the_name_of_the_file(tmp_path: Path, crystals: list[Atoms]) -> None:
+    for name in ("Cu@300K.extxyz", "copper @1.extxyz"):
+        ase.io.write(tmp_path / name, crystals)
+        assert len(read_structures(tmp_path / name)) == len(crystals)
+
+
 def test_database_keys_go_to_info_and_queries_select(tmp_path: Path, crystals: list[Atoms]) -> None:
     file = tmp_path / "set.db"
     with ase.db.connect(file) as database:
