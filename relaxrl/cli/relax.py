@@ -138,7 +138,6 @@ def run(args: argparse.Namespace) -> int:
         print(f"relaxrl: {note}", file=sys.stderr)
     options = {"logfile": args.log}
     if args.trajectory is not None:
-        args.trajectory.unlink(missing_ok=True)
         options |= {"trajectory": args.trajectory, "append_trajectory": True}
     journal = args.out.with_name(f"{args.out.name}.journal")
     if args.restart:
@@ -146,6 +145,8 @@ def run(args: argparse.Namespace) -> int:
     structures = [(crystal.id, crystal.atoms) for crystal in crystals]
     campaign = Campaign(structures, Conditions(agent, spec, args.fmax, args.steps, cell), journal, learning)
     n_before = len(structures) - len(campaign.waiting)
+    if args.trajectory is not None and not n_before:
+        args.trajectory.unlink(missing_ok=True)
     if n_before:
         print(f"{n_before} of {len(structures)} were done before, see {journal}")
     if args.workers > 1:

@@ -136,6 +136,37 @@ def test_who_wants_an_agent_to_learn_and_names_none_is_told_which_can(tmp_path, 
     assert "metals-planner" not in said
 
 
+def test_going_on_keeps_the_trajectory_of_what_was_done(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tired.py").write_text(
+        "from ase.calculators.emt import EMT\n"
+        "class Tired(EMT):\n"
+        "    left = 1000\n"
+        "    def calculate(self, *args, **kwargs):\n"
+        "        Tired.left -= 1\n"
+        "        if Tired.left == 0:\n"
+        "            raise KeyboardInterrupt\n"
+        "        super().calculate(*args, **kwargs)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    write("in.extxyz", [cell(0), cell(1)])
+    command = ["in.extxyz", "--agent", "none", "--calculator", "tired:Tired", "--out", "out.extxyz"]
+    command += ["--trajectory", "steps.traj"]
+    assert relax(*command) == 0
+    import tired
+
+    whole = [atoms.positions for atoms in read("steps.traj", ":")]
+    tired.Tired.left = len(whole)
+    assert relax(*command) == 130
+    before = len(read("steps.traj", ":"))
+    assert relax(*command, "--fmax", "0.5") == 2  # another campaign: nothing is touched
+    assert len(read("steps.traj", ":")) == before
+    assert relax(*command) == 0
+    both = [atoms.positions for atoms in read("steps.traj", ":")]
+    np.testing.assert_array_equal(both[0], whole[0])
+    np.testing.assert_array_equal(both[-1], whole[-1])
+
+
 @pytest.mark.parametrize(("content", "name"), [("", "empty.extxyz"), ("4\ngarbage\n", "broken.xyz"), ("", "empty.cif")])
 def test_unreadable_files_are_status_2(tmp_path, capsys, content, name):
     (tmp_path / name).write_text(content)
