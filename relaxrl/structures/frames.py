@@ -108,11 +108,12 @@ def load_frames(path: str | os.PathLike[str]) -> list[Frame]:
 
 def frame_arrays(frames: Sequence[Frame]) -> dict[str, np.ndarray]:
     """Frames as arrays: those of the crystals once, and of each frame its geometry and labels."""
-    first: dict[tuple[str, str], int] = {}
+    first: dict[tuple[object, ...], int] = {}
     owners: list[Frame] = []
     of_frame = []
     for frame in frames:
-        key = frame.crystal, frame.calculator
+        # Frames of two occasions may share a name, and each has its own end.
+        key = frame.crystal, frame.calculator, frame.minimum_energy, frame.minimum.numbers.tobytes()
         if key not in first:
             first[key] = len(owners)
             owners.append(frame)

@@ -95,6 +95,19 @@ def test_files_hold_them(frames: list[Frame], tmp_path: Path) -> None:
         assert len(arrays["minimum_cells"]) == 1  # minima once
 
 
+def test_relaxations_of_one_name_keep_their_own_ends(minimum: Atoms, tmp_path: Path) -> None:
+    """As of a file that was relaxed for one agent, and again, or with other content, for the next."""
+    moved, larger = minimum.copy(), minimum.repeat((2, 1, 1))
+    moved.positions[0] += 0.1
+    ends = [(minimum, -1.0), (moved, -0.9), (larger, -2.0)]
+    frames = [Frame(end, 0.0, np.zeros((len(end), 3)), None, end, energy, "x#0", "p", "emt") for end, energy in ends]
+    save_frames(tmp_path / "f.npz", frames)
+    for frame, (end, energy) in zip(load_frames(tmp_path / "f.npz"), ends, strict=True):
+        np.testing.assert_array_equal(frame.minimum.numbers, end.numbers)
+        np.testing.assert_array_equal(frame.minimum.positions, end.positions)
+        assert frame.minimum_energy == energy
+
+
 def test_frames_without_stress(minimum: Atoms, tmp_path: Path) -> None:
     frame = Frame(minimum, 0.0, np.zeros((4, 3)), None, minimum, 0.0, "x#0", "p", "emt")
     save_frames(tmp_path / "f.npz", [frame])
