@@ -139,8 +139,9 @@ def finetune(
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
         check_size(parent, len(crystal.atoms), crystal.id)
+    campaign = _campaign(folder, crystals, spec, config)
     _write_settings(folder, config)
-    results = _relaxed(folder, crystals, spec, config, progress, workers, executor)
+    results = _relaxed(campaign, progress, workers, executor)
     lessons = learned(results, crystals, spec, config, np.random.default_rng([config.seed, 1]))
     done = FinetuneResult(
         folder=folder,
@@ -195,11 +196,7 @@ def _opened(folder: Path, config: FinetuneConfig) -> Path:
                     f"{folder}: was started with `{key}` {before[key]!r}, now it is {now[key]!r}; go on with what it "
                     "was, or choose another folder"
                 )
-        if changed:
-            # The agent that was, too: a folder that has one is finished.
-            (folder / MODEL_FILE).unlink(missing_ok=True)
-            shutil.rmtree(folder / TRAINING, ignore_errors=True)
-        elif (folder / MODEL_FILE).is_file():
+        if not changed and (folder / MODEL_FILE).is_file():
             raise ConfigError(
                 f"{folder}: is finished: `--agent {folder}` uses the agent. Choose another folder, or other settings "
                 "of the training, which is then repeated on the same relaxations"
@@ -211,37 +208,41 @@ def _opened(folder: Path, config: FinetuneConfig) -> Path:
 
 
 def _write_settings(folder: Path, config: FinetuneConfig) -> None:
+    """Only when all else is checked: what training with other settings led to goes."""
+    settings = folder / CONFIG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"can't make the folder `{folder}`: {error.strerror}") from error
+    if settings.is_file() and to_dict(load_config(FinetuneConfig, settings)) != to_dict(config):
+        # The agent that was, too: a folder that has one is finished.
+        (folder / MODEL_FILE).unlink(missing_ok=True)
+        shutil.rmtree(folder / TRAINING, ignore_errors=True)
     dump_config(config, folder / CONFIG_FILE)
 
 
-def _relaxed(
-    folder: Path,
-    crystals: Sequence[Crystal],
-    spec: CalculatorSpec,
-    config: FinetuneConfig,
-    progress: TrainingProgress,
-    workers: int,
-    executor: Callable[[], Executor] | None,
-) -> list[Relaxed]:
-    """All relaxations, in the order of the crystals, those of an earlier run included."""
+def _campaign(folder: Path, crystals: Sequence[Crystal], spec: CalculatorSpec, config: FinetuneConfig) -> Campaign:
+    """The relaxations, those of an earlier run included."""
     cell = RelaxCell() if config.cell else None
     conditions = Conditions(config.agent, spec, config.fmax, config.steps, cell, record=True)
     learning = None
     if config.learn_every is not None:
         # Bounded by updates alone, so that a run that goes on after a kill has the same agents.
         learning = OnlineLearning(folder / ON_THE_WAY, every=config.learn_every, seed=config.seed, seconds=_UNBOUNDED)
-    campaign = Campaign([(one.id, one.atoms) for one in crystals], conditions, folder / JOURNAL_FILE, learning)
-    n_before = len(crystals) - len(campaign.waiting)
+    return Campaign([(one.id, one.atoms) for one in crystals], conditions, folder / JOURNAL_FILE, learning)
+
+
+def _relaxed(
+    campaign: Campaign, progress: TrainingProgress, workers: int, executor: Callable[[], Executor] | None
+) -> list[Relaxed]:
+    """All relaxations, in the order of the crystals."""
+    learning, n_all = campaign.learner, len(campaign.structures)
+    n_before = n_all - len(campaign.waiting)
     if n_before:
-        progress.line(f"{n_before} of {len(crystals)} relaxations were done before")
+        progress.line(f"{n_before} of {n_all} relaxations were done before")
     for number, done in enumerate(campaign.run(workers, executor), start=n_before + 1):
-        place = f"[{number}/{len(crystals)}]"
-        progress.line(f"{done.name}: {done.force_evaluations} force evaluations, {done.reason} {place}")
-        if learning is not None and learning.rounds and learning.rounds[-1].taken == number:
+        progress.line(f"{done.name}: {done.force_evaluations} force evaluations, {done.reason} [{number}/{n_all}]")
+        if isinstance(learning, OnlineLearning) and learning.rounds and learning.rounds[-1].taken == number:
             progress.line(learning.rounds[-1].text)
     return [done for done in campaign.results if done is not None]
 

@@ -21,7 +21,7 @@ from ase.io import write
 from relaxrl.agents import Agent, load_agent
 from relaxrl.checkpoint import load_model
 from relaxrl.cli.main import main
-from relaxrl.errors import CheckpointError, ConfigError
+from relaxrl.errors import CheckpointError, ConfigError, StructureError
 from relaxrl.nn import DirectActorConfig, build_actor
 from relaxrl.optimize import Campaign, Conditions
 from relaxrl.potentials import parse_calculator
@@ -212,6 +212,21 @@ def test_other_settings_of_the_training_repeat_no_relaxation(tmp_path: Path) -> 
     assert again.updates == 12
     assert (tmp_path / "mine" / JOURNAL_FILE).read_text() == journal
     assert load_agent(tmp_path / "mine").metadata["updates"] == 12
+
+
+def test_a_mistake_does_not_cost_the_agent_that_is_there(tmp_path: Path) -> None:
+    given = [crystal.atoms for crystal in crystals(6)]
+    settings = {"relaxations": 6, "learn_every": None}
+    finetune("metals", given, "emt", tmp_path / "mine", updates=1, **settings)
+    for mistake, what in (
+        ([crystal.atoms for crystal in crystals(8)][2:], CheckpointError),
+        (str(tmp_path / "missing.cif"), StructureError),
+    ):
+        with pytest.raises(what):
+            finetune("metals", mistake, "emt", tmp_path / "mine", updates=2, **settings)
+        assert load_agent(tmp_path / "mine").metadata is not None
+        with pytest.raises(ConfigError, match="is finished"):
+            finetune("metals", given, "emt", tmp_path / "mine", updates=1, **settings)
 
 
 def test_agents_that_cannot_learn_are_named_and_those_that_can(tmp_path: Path) -> None:
