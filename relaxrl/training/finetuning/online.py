@@ -134,7 +134,8 @@ class OnlineLearning:
         self._conditions, self._name = conditions, str(conditions.agent)
         self._parent = self._current = load_learner(conditions.agent)
         self._replay = load_replay(self._name, self.config.replay)
-        if self.folder is not None and Path(self._name).exists() and find_agent(self._name) == self.folder:
+        here = None if self.folder is None else self.folder.resolve()
+        if here is not None and Path(self._name).exists() and find_agent(self._name).resolve() == here:
             raise ConfigError(
                 f"the agent {self._name} lies where the improved one is written; move it, or choose other results"
             )

@@ -154,7 +154,7 @@ def test_other_settings_are_another_campaign(tmp_path: Path) -> None:
         Campaign(cells(2), stiff(), tmp_path / "a.journal", OnlineLearning(every=5))
 
 
-def test_bad_input(tmp_path: Path) -> None:
+def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for settings, message in (
         ({"every": 1}, "`every` must be at least 2"),
         ({"memory": 3}, "`memory` must hold at least"),
@@ -169,6 +169,9 @@ def test_bad_input(tmp_path: Path) -> None:
     load_agent("metals").save(tmp_path / "a.agent")
     with pytest.raises(ConfigError, match="lies where the improved one is written"):
         Campaign(cells(2), stiff(str(tmp_path / "a.agent")), tmp_path / "a.journal", OnlineLearning())
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="lies where the improved one is written"):
+        Campaign(cells(2), stiff(str(tmp_path / "a.agent")), Path("a.journal"), OnlineLearning())
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
