@@ -130,7 +130,7 @@ class Cloner(GradientTrainer[CloningConfig]):
             index = seen.graph.graph_index
             losses = cloning_loss(action.displacement, target.displacement, index, usable, "relative")
             displacement_losses.append(_mean(losses, usable))
-            if seen.strains is not None:
+            if seen.strains is not None and config.cell:
                 strained_ones = usable & seen.strains
                 losses = strain_loss(action.strain, _reachable(self.module, target.strain), strained_ones)
                 strain_losses.append(_mean(losses, usable))

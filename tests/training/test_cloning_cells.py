@@ -205,6 +205,13 @@ def test_frames_are_a_part_of_the_batch_and_of_its_first_step_alone(
     assert set(run.current_agent().elements) == {"Ag", "Au", "Cu"}
 
 
+def test_actors_without_a_hessian_learn_from_frames_too(minima: str, relaxed: list[Atoms], tmp_path: Path) -> None:
+    save_frames(tmp_path / "frames.npz", [recorded(relaxed[1], "a", strain=0.0)])
+    settings = configuration(minima, tmp_path, frames=str(tmp_path / "frames.npz"), frame_share=0.25)
+    run = cloner(settings | {"actor": {"kind": "direct", "trunk": TRUNK}}, tmp_path / "run")
+    assert np.isfinite(run.update()["train/cloning_loss"])
+
+
 def test_frames_of_crystals_are_drawn_equally_often(relaxed: list[Atoms], tmp_path: Path) -> None:
     frames = [recorded(relaxed[1], "long", strain=0.0)] * 9 + [recorded(relaxed[2], "short", strain=0.0)]
     save_frames(tmp_path / "frames.npz", frames)
