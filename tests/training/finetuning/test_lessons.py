@@ -114,6 +114,16 @@ def test_the_loss_is_that_of_the_relative_error() -> None:
     assert float(of_strain) == 0.0
 
 
+def test_the_error_with_the_cell_is_that_of_displacements_and_strains_alike() -> None:
+    frames = frames_of(relaxed(copper(strain=0.03), RelaxCell()), "emt", 0.01)[:1]
+    actor = load_agent("metals").actor
+    with torch.no_grad():
+        of_displacement, of_strain = (relative_error(float(loss)) for loss in losses(actor, [example(frames[0])]))
+    together = relative_error(mean_loss(actor, [frames]))
+    assert together == pytest.approx(np.sqrt(of_displacement * of_strain), rel=1e-4)
+    assert min(of_displacement, of_strain) <= together <= max(of_displacement, of_strain)
+
+
 def test_an_agent_of_the_calculator_is_better_than_one_of_another_scale() -> None:
     frames = frames_of(relaxed(copper()), "emt", 0.01)
     actor = load_agent("metals").actor
