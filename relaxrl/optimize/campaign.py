@@ -184,6 +184,7 @@ class Campaign:
         self._moving: tuple[int, Atoms] | None = None
         before = [] if self.journal is None else self.journal.read()
         for done in before:
+            done.atoms.info = self.structures[done.index][1].copy().info
             self.results[done.index] = done
         if learn is not None:
             learn.begin(self.conditions, journal, before)

@@ -13,6 +13,7 @@ from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.io.jsonio import decode, encode
 
+from relaxrl.checkpoint import write_atomically
 from relaxrl.config import to_dict
 from relaxrl.errors import CheckpointError
 from relaxrl.optimize.recording import Evaluated
@@ -58,7 +59,7 @@ class Journal:
             self._check(self._lines()[:1])
 
     def read(self) -> list[Relaxed]:
-        """What is done; a last line that a kill has cut off does not count."""
+        """What is done, without the starts' `info`; a last line that a kill has cut off does not count."""
         from relaxrl.optimize.campaign import Relaxed
 
         if not self.path.exists():
@@ -75,16 +76,19 @@ class Journal:
         """Append a structure; on the disk when this returns."""
         calculator = done.atoms.calc
         results = {} if calculator is None else dict(calculator.results)
-        entry = {**vars(done), "atoms": done.atoms, "results": results, "path": [vars(one) for one in done.path]}
+        bare = done.atoms.copy()
+        bare.info = {}  # may hold what JSON can't; the start has it
+        entry = {**vars(done), "atoms": bare, "results": results, "path": [vars(one) for one in done.path]}
         if not done.path:
             del entry["path"]
-        new = not self.path.exists()
-        if not new:
+        line = encode(entry)
+        if self.path.exists():
             self._cut_off_half_a_line()
+        else:
+            # A kill must not leave half of the first line: it says what the file is.
+            write_atomically(self.path, (json.dumps(self._header) + "\n").encode())
         with self.path.open("a", encoding="utf-8") as file:
-            if new:
-                file.write(json.dumps(self._header) + "\n")
-            file.write(encode(entry) + "\n")
+            file.write(line + "\n")
             file.flush()
             os.fsync(file.fileno())
 

@@ -19,9 +19,11 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 from ase.db import connect
 from ase.io import read, write
+from ase.spacegroup import Spacegroup
 
 from relaxrl.cli.main import main
 from relaxrl.errors import CheckpointError
+from relaxrl.optimize import journal
 from relaxrl.optimize.campaign import ATTEMPTS, Campaign, Conditions
 from relaxrl.potentials import parse_calculator
 
@@ -84,6 +86,33 @@ def test_what_is_done_is_not_done_again(tmp_path: Path) -> None:
     np.testing.assert_array_equal(kept.atoms.get_forces(), done.atoms.get_forces())
     assert (kept.reason, kept.force_evaluations) == ("converged", done.force_evaluations)
     assert [one.index for one in again.run()] == [1, 2]
+
+
+def test_what_structures_are_told_of_them_survives_whatever_it_is(tmp_path: Path) -> None:
+    """JSON can't hold all that users keep in `info`."""
+    structures = cells(2)
+    for _, atoms in structures:
+        atoms.info = {"file": tmp_path, "tags": {"a", "b"}, "spacegroup": Spacegroup(225)}
+    next(Campaign(structures, emt(fmax=0.05), tmp_path / "journal").run())
+    again = Campaign(structures, emt(fmax=0.05), tmp_path / "journal")
+    assert again.waiting == [1]
+    assert [done.atoms.info for done in again.results if done is not None] == [structures[0][1].info]
+
+
+def test_a_kill_at_the_first_line_leaves_no_journal_or_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "journal"
+    encode, seen = journal.encode, []
+
+    def watched(entry: object) -> str:
+        seen.append(path.read_text() if path.exists() else None)
+        return str(encode(entry))
+
+    monkeypatch.setattr(journal, "encode", watched)
+    next(Campaign(cells(1), emt(fmax=0.05), path).run())
+    assert seen
+    assert all(text is None or text.endswith("\n") for text in seen)
 
 
 def test_half_a_line_is_work_that_is_not_done(tmp_path: Path) -> None:
