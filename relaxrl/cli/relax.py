@@ -35,7 +35,8 @@ Exit status: 0 if all structures converged, 1 if not (they are written as far as
 
 EPILOG = """\
 An OUT that exists is replaced, at once and only when all is done. After Ctrl-C, too, the structures are written as far
-as they came. The format of OUT follows from its name: all that ASE writes, databases (results.db) included.
+as they came, but not where FILE is read from. The format of OUT follows from its name: all that ASE writes, databases
+(results.db) included.
 
 examples:
   relaxrl relax POSCAR --agent metals --calculator emt --out CONTCAR
@@ -159,10 +160,12 @@ def run(args: argparse.Namespace) -> int:
             if learning is not None and learning.rounds and learning.rounds[-1].taken == number:
                 print(learning.rounds[-1].text, flush=True)
     except KeyboardInterrupt:
-        _write(args.out, campaign)
-        print(
-            f"relaxrl: the structures as far as they came are in {args.out}; the same command goes on", file=sys.stderr
-        )
+        if _is_read(args.out, args.file):
+            kept = f"what is done is in {journal}, {args.file} is as it was"
+        else:
+            _write(args.out, campaign)
+            kept = f"the structures as far as they came are in {args.out}"
+        print(f"relaxrl: {kept}; the same command goes on", file=sys.stderr)
         raise
     finally:
         signal.signal(signal.SIGTERM, before)
@@ -338,6 +341,12 @@ def _check_room(out: Path, n_structures: int) -> None:
             f"--out {out}: this format holds one structure, got {n_structures}; try one that holds several, such as "
             "relaxed.extxyz"
         )
+
+
+def _is_read(out: Path, file: str) -> bool:
+    """Whether the same command would read what is written, and find other structures than it began with."""
+    places = [Path(name).resolve() for name in (file, file.rpartition("@")[0]) if name]
+    return any(place == out.resolve() or (place.is_dir() and place in out.resolve().parents) for place in places)
 
 
 def _write(out: Path, campaign: Campaign) -> None:

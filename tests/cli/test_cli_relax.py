@@ -1,8 +1,10 @@
+import importlib
 import os
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,7 +138,9 @@ def test_who_wants_an_agent_to_learn_and_names_none_is_told_which_can(tmp_path, 
     assert "metals-planner" not in said
 
 
-def test_going_on_keeps_the_trajectory_of_what_was_done(tmp_path, monkeypatch):
+@pytest.fixture
+def tired(tmp_path, monkeypatch):
+    """A class of calculators that press Ctrl-C once `left` evaluations are made."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "tired.py").write_text(
         "from ase.calculators.emt import EMT\n"
@@ -149,14 +153,17 @@ def test_going_on_keeps_the_trajectory_of_what_was_done(tmp_path, monkeypatch):
         "        super().calculate(*args, **kwargs)\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "tired", raising=False)
+    return importlib.import_module("tired").Tired
+
+
+def test_going_on_keeps_the_trajectory_of_what_was_done(tired):
     write("in.extxyz", [cell(0), cell(1)])
     command = ["in.extxyz", "--agent", "none", "--calculator", "tired:Tired", "--out", "out.extxyz"]
     command += ["--trajectory", "steps.traj"]
     assert relax(*command) == 0
-    import tired
-
     whole = [atoms.positions for atoms in read("steps.traj", ":")]
-    tired.Tired.left = len(whole)
+    tired.left = len(whole)
     assert relax(*command) == 130
     before = len(read("steps.traj", ":"))
     assert relax(*command, "--fmax", "0.5") == 2  # another campaign: nothing is touched
@@ -165,6 +172,22 @@ def test_going_on_keeps_the_trajectory_of_what_was_done(tmp_path, monkeypatch):
     both = [atoms.positions for atoms in read("steps.traj", ":")]
     np.testing.assert_array_equal(both[0], whole[0])
     np.testing.assert_array_equal(both[-1], whole[-1])
+
+
+@pytest.mark.parametrize(
+    ("file", "out"), [("set/in.extxyz",) * 2, ("set/in.extxyz@:", "set/in.extxyz"), ("set", "set/out.extxyz")]
+)
+def test_ctrl_c_leaves_what_the_same_command_reads(tired, capsys, file, out):
+    Path("set").mkdir()
+    write("set/in.extxyz", [cell(0), cell(1)])
+    command = [file, "--agent", "none", "--calculator", "tired:Tired", "--out", out]
+    tired.left = 8
+    assert relax(*command) == 130
+    assert "the same command goes on" in capsys.readouterr().err
+    np.testing.assert_allclose(read("set/in.extxyz@0").positions, cell(0).positions, atol=1e-6)
+    assert relax(*command) == 0
+    assert "1 of 2 were done before" in capsys.readouterr().out
+    assert [largest_force(atoms) < 0.011 for atoms in read(out, ":")] == [True, True]
 
 
 @pytest.mark.parametrize(("content", "name"), [("", "empty.extxyz"), ("4\ngarbage\n", "broken.xyz"), ("", "empty.cif")])
