@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from ase import Atoms
-from ase.constraints import FixAtoms, FixCartesian
+from ase.constraints import FixAtoms, FixCartesian, FixCom
 from ase.data import chemical_symbols
 from scipy import sparse
 
@@ -146,6 +147,15 @@ class FixedCellSurface(Surface):
         """See `Surface`."""
         positions = torch.from_numpy(point.x.reshape(-1, 3).copy())
         return predicted_hessian(policy, graph_from_atoms(self.structure).replace(positions=positions))
+
+    def _read(self) -> Point:
+        point = super()._read()
+        if not any(isinstance(each, FixCom) for each in self.structure.constraints):
+            return point
+        # `FixCom` keeps the place by a shift of all atoms alike, but takes from the forces what points along the
+        # masses. That leaves a net force, which steps would follow in vain; given back, none is left.
+        rows, masses = point.gradient.reshape(-1, 3), self.structure.get_masses()[:, None]
+        return replace(point, gradient=(rows - masses * (rows.sum(axis=0) / masses.sum())).ravel())
 
 
 class FilterSurface(Surface):

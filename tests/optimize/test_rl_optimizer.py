@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.build import add_adsorbate, bulk, fcc111, molecule
 from ase.calculators.calculator import Calculator, all_changes
 from ase.calculators.emt import EMT
-from ase.constraints import FixAtoms, FixCartesian, FixSymmetry
+from ase.constraints import FixAtoms, FixCartesian, FixCom, FixSymmetry
 from ase.filters import FrechetCellFilter
 from ase.io import read
 from ase.optimize import BFGS
@@ -164,6 +164,23 @@ def test_fixed_coordinates_stay():
     start = atoms.positions.copy()
     assert RLOptimizer(atoms, agent=random_agent(), logfile=None).run(fmax=0.01, steps=200)
     np.testing.assert_array_equal(atoms.positions[:2][:, [0, 2]], start[:2][:, [0, 2]])
+
+
+@pytest.mark.parametrize("agent", [None, "metals"])
+def test_a_fixed_centre_of_mass_costs_nothing(agent):
+    """ASE takes from the forces what would move it: along the masses, which is no gradient of any coordinates."""
+    evaluations = []
+    for constraint in (None, FixCom()):
+        for seed in range(3):
+            atoms = alloy(seed)
+            atoms.set_constraint(constraint)
+            before = atoms.get_center_of_mass()
+            optimizer = RLOptimizer(atoms, agent=agent, logfile=None)
+            assert optimizer.run(fmax=0.01, steps=100)
+            evaluations.append(optimizer.force_evaluations)
+        if constraint is not None:
+            np.testing.assert_allclose(atoms.get_center_of_mass(), before, atol=1e-9)
+    assert sum(evaluations[3:]) <= sum(evaluations[:3]) + 3
 
 
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # spglib's interface, used by ASE
