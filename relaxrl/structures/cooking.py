@@ -15,7 +15,7 @@ from ase.calculators.calculator import Calculator
 
 from relaxrl.checkpoint import write_atomically
 from relaxrl.config import to_dict
-from relaxrl.errors import StructureError
+from relaxrl.errors import CalculatorError, StructureError
 from relaxrl.potentials import CountedCalculator, EvaluationCounter
 from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import strained
@@ -189,6 +189,8 @@ def _cook(candidate: Candidate) -> Outcome:
             frames = make_frames(atoms, energy, calculator, candidate.frames, generator, *who)
     except NotRelaxedError as failure:
         return Outcome(None, str(failure), counter.count, source)
+    except CalculatorError:  # of one geometry: it has been made
+        return Outcome(None, "the calculator failed", counter.count, source)
     entry = Entry(atoms, energy, drawn.parent, drawn.prototype, start, candidate.calculator, cell)
     return Outcome(entry, "", counter.count, source, tuple(frames))
 

@@ -17,7 +17,7 @@ from relaxrl.cli.main import main
 from relaxrl.config import from_dict
 from relaxrl.errors import CalculatorError, ConfigError, StructureError
 from relaxrl.potentials import parse_calculator
-from relaxrl.structures import SetRecipe, read_structures
+from relaxrl.structures import SetRecipe, cooking, read_structures
 from relaxrl.structures.archive import load_archive
 from relaxrl.structures.cooking import Candidate, Outcome, cook, read_outcome
 from relaxrl.structures.frames import load_frames
@@ -103,6 +103,23 @@ def test_starts_may_be_strained() -> None:
         assert 0.001 < np.abs(strain).max() <= 0.04 + 1e-6
         start = entry.atoms("start")
         np.testing.assert_array_equal(start.cell.array, entry.start_cell)
+
+
+def test_a_candidate_that_its_calculator_refuses_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluate, calls = cooking.energy_and_forces, []
+
+    def refusing(*args: Any) -> Any:
+        calls.append(args)
+        if len(calls) == 1:
+            raise CalculatorError("lost atoms")
+        return evaluate(*args)
+
+    monkeypatch.setattr(cooking, "energy_and_forces", refusing)
+    seen: list[Outcome] = []
+    splits = {"test": {"groups": [{"count": 2, "alloys": ALLOYS}]}}
+    made = cook_set(recipe(splits=splits), on_outcome=lambda _, outcome: seen.append(outcome))
+    assert len(entries_of(made["test"])) == 2
+    assert [outcome.reason for outcome in seen if outcome.entry is None] == ["the calculator failed"]
 
 
 def candidates_of(tmp_path: Path, changes: dict[str, Any]) -> tuple[dict[str, list[Outcome]], list[Outcome]]:
