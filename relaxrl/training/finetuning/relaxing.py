@@ -82,9 +82,12 @@ def learned(
     if len(taught) < FEWEST:
         failed = [done for done in results if not done.converged]
         why = f"; {len(failed)} did not converge, the first because: {failed[0].reason}" if failed else ""
+        held = ""
+        if config.cell:
+            held = "; where symmetry holds all atoms in place, the cell alone teaches nothing: displace them"
         raise ConfigError(
             f"expected at least {FEWEST} relaxations that teach something, got {len(taught)} of {len(results)}{why}. "
-            "Give more structures, or starts that are farther from their minima"
+            f"Give more structures, or starts that are farther from their minima{held}"
         )
     wanted = max(1, round(config.held_out * len(taught)))
     parents = list(dict.fromkeys(parent for parent, _ in taught))

@@ -253,6 +253,9 @@ def test_too_little_to_learn_from(tmp_path: Path) -> None:
         finetune("metals", crystals(8), "emt", tmp_path / "mine", relaxations=2)
     with pytest.raises(ConfigError, match=r"got 0 of 6; 6 did not converge, the first because: .*no licence"):
         finetune("metals", crystals(6), Silent, tmp_path / "mine")
+    symmetric = [Crystal(f"{k}", bulk("Cu", cubic=True, a=3.55 + 0.02 * k), f"{k}") for k in range(6)]
+    with pytest.raises(ConfigError, match=r"got 0 of 6.*the cell alone teaches nothing: displace them"):
+        finetune("metals", symmetric, "emt", tmp_path / "symmetric", cell=True, learn_every=None)
     with pytest.raises(ConfigError, match="did you mean `updates`"):
         finetune("metals", crystals(6), "emt", tmp_path / "new", update=3)
 
