@@ -73,8 +73,11 @@ class ModelCalculator(Calculator):
                 f"calculator {self._label} takes structures that are periodic in three directions, got pbc="
                 f"{self.atoms.pbc.tolist()} for {self.atoms.symbols}; put clusters and slabs in a box with vacuum"
             )
+        shown = self.atoms.copy()
+        if shown.cell.handedness < 0:  # CHGNet divides by a volume that has a sign; the lattice is the same
+            shown.set_cell(-shown.cell.array)
         with _silence():
-            self.calculator.calculate(self.atoms.copy(), ["energy", "forces", "stress"], list(all_changes))
+            self.calculator.calculate(shown, ["energy", "forces", "stress"], list(all_changes))
         given = self.calculator.results
         energy = float(given["energy"])
         self.results = {

@@ -2,7 +2,7 @@
 
 import importlib.util
 import pickle
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -52,6 +52,33 @@ def test_forces_and_stress_are_derivatives_of_the_energy(calculator: Any) -> Non
     slope = _slope(lambda step: atoms.set_cell(cell @ (np.eye(3) + step * strain), scale_atoms=True), atoms)
     assert slope / abs(np.linalg.det(cell)) == pytest.approx(np.sum(stress * strain), abs=SINGLE)
     assert np.abs(stress).max() > 5 * SINGLE
+
+
+def test_left_handed_vectors_are_the_same_crystal(calculator: Any) -> None:
+    right = magnesia()
+    left = right.copy()
+    left.set_cell(right.cell.array[[1, 0, 2]])
+    np.testing.assert_allclose(calculator.get_stress(left), calculator.get_stress(right), atol=1e-5)
+    np.testing.assert_allclose(calculator.get_forces(left), calculator.get_forces(right), atol=1e-4)
+
+
+def test_models_are_shown_right_handed_vectors() -> None:
+    seen = []
+
+    class Model:
+        results: ClassVar[dict[str, Any]] = {"energy": 0.0, "forces": np.zeros((2, 3)), "stress": np.zeros(6)}
+
+        def calculate(self, atoms: Atoms, *args: Any) -> None:
+            del args
+            seen.append(atoms)
+
+    atoms = magnesia()
+    atoms.set_cell(atoms.cell.array[[1, 0, 2]])
+    ModelCalculator("model", Model(), MPTRJ_ELEMENTS, periodic=True).get_stress(atoms)
+    assert [shown.cell.handedness for shown in seen] == [1]
+    np.testing.assert_array_equal(seen[0].positions, atoms.positions)
+    same = np.linalg.solve(atoms.cell.array.T, seen[0].cell.array.T)
+    np.testing.assert_allclose(same, same.round(), atol=1e-12)  # the same lattice
 
 
 def _slope(move: Any, atoms: Atoms) -> float:
