@@ -84,6 +84,9 @@ class FilterCell:
         mask = voigt_mask(atoms.mask)
         if mask is None or (atoms.hydrostatic_strain and atoms.constant_volume):
             return None
+        # ASE takes the trace of what is masked on the diagonal, too: other strains than those that are free here.
+        if not all(mask[:3]) and (atoms.hydrostatic_strain or atoms.constant_volume):
+            return None
         cell = RelaxCell(
             mask=mask,
             hydrostatic_strain=bool(atoms.hydrostatic_strain),

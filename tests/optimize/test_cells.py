@@ -109,6 +109,20 @@ def test_other_filters_are_left_to_the_quasi_newton_method(metals):
     assert "filter" in optimizer.handover_reason
 
 
+@pytest.mark.parametrize("kind", ["hydrostatic_strain", "constant_volume"])
+def test_masks_that_ase_counts_in_its_own_way_are_left_to_it(metals, kind):
+    start = alloy()
+
+    def filtered(atoms):
+        return FrechetCellFilter(atoms, mask=(True, True, False, False, False, False), **{kind: True})
+
+    reference, _ = relaxed_by_bfgs(start, filtered)
+    atoms = start.copy()
+    counted(atoms)
+    assert RLOptimizer(filtered(atoms), agent=metals, logfile=None).run(fmax=FMAX, steps=200)
+    np.testing.assert_allclose(atoms.cell.array, reference.cell.array, atol=0.02)
+
+
 @pytest.mark.parametrize("agent", ["metals", None])
 def test_masks_pressure_and_volume(metals, agent):
     agent = metals if agent else None
