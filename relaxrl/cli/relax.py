@@ -261,8 +261,10 @@ def _check_arguments(args: argparse.Namespace) -> None:
     if args.workers > 1 and (args.log is not None or args.trajectory is not None):
         raise ConfigError("--log and --trajectory are for one relaxation after the other; leave them out or --workers")
     _check_output(args.out)
-    if args.table is not None and not args.table.parent.is_dir():
-        raise StructureError(f"--table {args.table}: folder {args.table.parent} does not exist; create it first")
+    log = None if args.log in (None, "-") else Path(args.log)
+    for option, file in (("--table", args.table), ("--log", log), ("--trajectory", args.trajectory)):
+        if file is not None and not file.parent.is_dir():
+            raise StructureError(f"{option} {file}: folder {file.parent} does not exist; create it first")
 
 
 def _line(done: Relaxed, number: int, total: int) -> str:

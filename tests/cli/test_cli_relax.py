@@ -104,6 +104,8 @@ def test_an_existing_file_is_replaced_only_by_a_result(tmp_path, capsys):
         ({"--out": "out.nonsense"}, "can't tell a format"),
         ({"--out": "."}, "expected a file, got a folder"),
         ({"--fmax": "-1"}, "--fmax > 0"),
+        ({"--log": "nowhere/log"}, "--log nowhere/log: folder nowhere does not exist"),
+        ({"--trajectory": "nowhere/steps.traj"}, "folder nowhere does not exist"),
     ],
 )
 def test_bad_input_is_status_2_and_one_line(tmp_path, monkeypatch, capsys, changes, said):

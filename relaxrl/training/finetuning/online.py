@@ -139,6 +139,8 @@ class OnlineLearning:
             raise ConfigError(
                 f"the agent {self._name} lies where the improved one is written; move it, or choose other results"
             )
+        if self.folder is not None and self.folder.exists() and not self.folder.is_dir():
+            raise ConfigError(f"{self.folder}: expected a folder for the improved agent, got a file; move it away")
         state = self._read() if before else None
         if state is None and self.folder is not None:
             self._clear(self.folder)
@@ -295,5 +297,6 @@ class OnlineLearning:
     @staticmethod
     def _clear(folder: Path) -> None:
         """What an earlier campaign has left, and nothing else."""
-        shutil.rmtree(folder / VERSIONS, ignore_errors=True)
-        (folder / STATE_FILE).unlink(missing_ok=True)
+        if folder.is_dir():
+            shutil.rmtree(folder / VERSIONS, ignore_errors=True)
+            (folder / STATE_FILE).unlink(missing_ok=True)

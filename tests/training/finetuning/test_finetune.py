@@ -202,6 +202,8 @@ def test_a_finished_folder_and_other_settings_are_refused(tmp_path: Path) -> Non
     (tmp_path / "full" / "thesis.tex").write_text("")
     with pytest.raises(ConfigError, match="not empty"):
         finetune("metals", crystals(6), "emt", tmp_path / "full", **quick)
+    with pytest.raises(ConfigError, match="can't make the folder"):
+        finetune("metals", crystals(6), "emt", tmp_path / "full" / "thesis.tex" / "mine", relaxations=6)
 
 
 def test_other_settings_of_the_training_repeat_no_relaxation(tmp_path: Path) -> None:

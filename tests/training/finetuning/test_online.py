@@ -163,6 +163,9 @@ def test_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ):
         with pytest.raises(ConfigError, match=message):
             OnlineLearning(**settings)
+    (tmp_path / "file.agent").write_text("")
+    with pytest.raises(ConfigError, match="expected a folder for the improved agent, got a file"):
+        Campaign(cells(2), stiff(), tmp_path / "file.journal", OnlineLearning())
     for agent in (None, "metals-planner"):
         with pytest.raises(ConfigError, match="kind `hessian`: metals"):
             Campaign(cells(2), stiff(agent), learn=OnlineLearning())
