@@ -284,14 +284,15 @@ def test_ctrl_c_keeps_what_there_is(tmp_path):
 
 
 def test_each_structure_gets_the_agent_that_was_trained_on_its_elements(tmp_path, capsys):
-    foreign = bulk("Si", cubic=True)
-    foreign.rattle(0.05, seed=0)
-    write(tmp_path / "two.traj", [cell(0), foreign])
+    covalent, foreign = bulk("Si", cubic=True), bulk("Xe", a=3.6, cubic=True)
+    for atoms in (covalent, foreign):
+        atoms.rattle(0.05, seed=0)
+    write(tmp_path / "three.traj", [cell(0), covalent, foreign])
     arguments = ("--calculator", "lj,sigma=2.2,epsilon=0.3,rc=5", "--out", tmp_path / "out.traj", "--fmax", 0.05)
-    relax(tmp_path / "two.traj", *arguments)
+    relax(tmp_path / "three.traj", *arguments)
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.startswith("agent: metals for 1 of 2, none for 1 of 2")
-    assert "trained on Si;" in first
+    assert first.startswith("agent: metals for 1 of 3, universal for 1 of 3, none for 1 of 3")
+    assert "trained on Xe;" in first
     write(tmp_path / "one.traj", cell(0))
     counts = []
     for agent in ((), ("--agent", "metals"), ("--agent", "none")):
