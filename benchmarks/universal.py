@@ -149,8 +149,10 @@ def main() -> None:
     for row in rows():
         if row.name.startswith(tuple(arguments.only)):
             comparison = compare(row, arguments.agent, arguments.sets, arguments.out / row.name)
-            lines += cells(row, comparison)
-            print(" | ".join(lines[-1]), flush=True)
+            of_agents = cells(row, comparison)
+            for line in of_agents:
+                print(" | ".join(line), flush=True)
+            lines += of_agents
     print(table(HEAD, lines))
 
 

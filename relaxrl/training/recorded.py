@@ -41,7 +41,7 @@ class RecordedFrames:
             strains = _strained(frame)
             if strains and (not cell or frame.stress is None):
                 continue
-            graph = _graph([frame])
+            graph = graph_of([frame])
             left = float(max_force(graph)) if not strains else max(float(max_force(graph)), float(stress_norm(graph)))
             if left > smallest:
                 self.frames.append(frame)
@@ -65,7 +65,7 @@ class RecordedFrames:
         chosen = generator.choice(len(self.frames), n, p=self._odds).tolist()
         frames, strains = [self.frames[k] for k in chosen], [self._strains[k] for k in chosen]
         return Lesson(
-            _graph(frames),
+            graph_of(frames),
             graph_from_atoms([frame.minimum for frame in frames]),
             torch.tensor(strains),
             torch.ones(n, dtype=torch.bool),
@@ -77,11 +77,11 @@ def _strained(frame: Frame) -> bool:
     return bool(np.abs(frame.minimum.cell.array - cell).max() > SAME_CELL * np.abs(cell).max())
 
 
-def _graph(frames: Sequence[Frame]) -> AtomGraph:
-    """Frames with what is stored of them; the stress is zero where it is not known."""
+def graph_of(frames: Sequence[Frame]) -> AtomGraph:
+    """A batch of frames with what is stored of them; the stress is zero where it is not known."""
     stress = [np.zeros(6) if frame.stress is None else frame.stress for frame in frames]
     return graph_from_atoms([frame.atoms for frame in frames]).replace(
-        forces=torch.from_numpy(np.concatenate([frame.forces for frame in frames])),
+        forces=torch.from_numpy(np.concatenate([frame.forces for frame in frames], dtype=np.float64)),
         energy=torch.tensor([frame.energy for frame in frames], dtype=torch.float64),
-        stress=torch.from_numpy(np.stack([voigt_6_to_full_3x3_stress(components) for components in stress])),
+        stress=torch.from_numpy(np.stack([voigt_6_to_full_3x3_stress(one) for one in stress], dtype=np.float64)),
     )

@@ -48,7 +48,7 @@ def strained(atoms: Atoms, deviation: float, generator: np.random.Generator) -> 
         generator: Source of randomness.
     """
     strain = generator.normal(0.0, deviation, 6)
-    strain *= min(1.0, LARGEST / float(np.linalg.norm(strain)))
+    strain *= LARGEST / max(LARGEST, float(np.linalg.norm(strain)))
     copy = atoms.copy()
     copy.set_cell(atoms.cell.array @ (np.eye(3) + tensor_from_vector(strain)), scale_atoms=True, apply_constraint=False)
     return copy

@@ -9,20 +9,18 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from ase import Atoms
-from ase.stress import voigt_6_to_full_3x3_stress
 from torch import Tensor
 
 from relaxrl.graph import AtomGraph
-from relaxrl.io import graph_from_atoms
-from relaxrl.losses import cloning_loss
+from relaxrl.losses import cloning_loss, strain_loss
 from relaxrl.losses.cloning import RELATIVE_FLOOR
 from relaxrl.nn import HessianActor
 from relaxrl.optimize import Relaxed
-from relaxrl.strain import STRAIN_REACH, vector_from_tensor
+from relaxrl.strain import vector_from_tensor
 from relaxrl.structures.frames import Frame, towards
+from relaxrl.training.gradient import SETTLED
+from relaxrl.training.recorded import graph_of
 
-SETTLED = 0.3
-"""Share of `fmax` below which the forces left teach nothing but noise."""
 SHORTEST = 1e-4
 """Å; root mean square of a displacement below which nothing can be learned from it."""
 FARTHEST = 1.0
@@ -98,15 +96,12 @@ def frames_of(done: Relaxed, calculator: str, fmax: float, parent: str | None = 
 def example(frame: Frame) -> Example:
     """A frame as tensors."""
     moves = _moves(frame)
-    stress = np.zeros((3, 3)) if frame.stress is None else voigt_6_to_full_3x3_stress(frame.stress)
-    graph = graph_from_atoms(frame.atoms).replace(
-        forces=torch.from_numpy(np.asarray(frame.forces, dtype=np.float64)),
-        stress=torch.from_numpy(np.asarray(stress, dtype=np.float64))[None] * float(moves),
-    )
+    graph = graph_of([frame])
     if moves:
         return Example(
             graph, torch.from_numpy(frame.displacements), torch.from_numpy(vector_from_tensor(frame.strain)), True
         )
+    graph = graph.replace(stress=torch.zeros_like(graph.cell))
     way = frame.minimum.positions - frame.atoms.positions
     return Example(graph, torch.from_numpy(way - way.mean(axis=0)), torch.zeros(6, dtype=torch.float64), False)
 
@@ -120,7 +115,8 @@ def losses(actor: HessianActor, examples: Sequence[Example]) -> tuple[Tensor, Te
 
     Returns:
         Those of the displacements and those of the strains, (n,) each, the latter zero where the cell is held; see
-        `relaxrl.losses.cloning_loss`, of which the constant is taken away, so that they are never negative.
+        `relaxrl.losses.cloning_loss` and `strain_loss`, of which the constant is taken away, so that they are never
+        negative.
     """
     graph = AtomGraph.batch([one.graph for one in examples]).to(next(actor.parameters()).device)
     displacement = torch.cat([one.displacement for one in examples]).to(graph.positions)
@@ -132,10 +128,7 @@ def losses(actor: HessianActor, examples: Sequence[Example]) -> tuple[Tensor, Te
         step, strained = actor(graph), torch.zeros_like(strain)
     everything = torch.ones_like(moving)
     of_displacement = cloning_loss(step.to(displacement), displacement, graph.graph_index, everything, "relative")
-    # A strain as two rows of three: the loss is of vectors.
-    rows = torch.arange(len(moving), device=moving.device).repeat_interleave(2)
-    pair = (STRAIN_REACH * strained.to(strain)).view(-1, 3), (STRAIN_REACH * strain).view(-1, 3)
-    of_strain = cloning_loss(*pair, rows, moving, "relative")
+    of_strain = strain_loss(strained.to(strain), strain, moving)
     return of_displacement - NO_ERROR, torch.where(moving, of_strain - NO_ERROR, 0.0)
 
 

@@ -8,17 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from ase import Atoms
 
-from relaxrl.errors import ConfigError, StructureError
+from relaxrl.errors import ConfigError
 from relaxrl.optimize import Relaxed
 from relaxrl.potentials import CalculatorSpec
-from relaxrl.strain import tensor_from_vector
-from relaxrl.structures import Crystal, perturb
+from relaxrl.structures import Crystal
 from relaxrl.structures.frames import Frame
 from relaxrl.training.finetuning.config import FEWEST, FinetuneConfig
 from relaxrl.training.finetuning.examples import frames_of
-
-_HALVINGS = 4
-"""Of a displacement that leaves no room between atoms."""
+from relaxrl.training.straining import displaced, strained
 
 
 @dataclass(frozen=True)
@@ -105,14 +102,5 @@ def learned(
 
 
 def _displaced(atoms: Atoms, config: FinetuneConfig, generator: np.random.Generator) -> Atoms:
-    moved = atoms.copy()
-    if config.cell:
-        strain = tensor_from_vector(generator.normal(0.0, config.strain, 6))
-        moved.set_cell(moved.cell.array @ (np.eye(3) + strain), scale_atoms=True, apply_constraint=False)
-    deviation = float(generator.uniform(*config.rattle))
-    for _ in range(_HALVINGS):
-        try:
-            return perturb(moved, deviation, generator)
-        except StructureError:
-            deviation *= 0.5
-    return perturb(moved, deviation, generator)
+    moved = strained(atoms, config.strain, generator) if config.cell else atoms
+    return displaced(moved, float(generator.uniform(*config.rattle)), generator)
