@@ -65,7 +65,7 @@ def load_foreign(name: str) -> ForeignPolicy:
 
 def _sb3(name: str) -> ForeignPolicy:
     try:
-        import stable_baselines3  # noqa: F401
+        import stable_baselines3  # noqa: F401 - is it there?
     except ImportError as error:
         raise ConfigError(
             f"{name}: agents of Stable-Baselines3 need that library: pip install 'relaxrl[sb3]' ({error})"

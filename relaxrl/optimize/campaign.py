@@ -122,7 +122,7 @@ def relax_one(
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UntrainedElementWarning)  # said once for the whole campaign
             given = {"logfile": None, "cell": conditions.cell or False, **options}
-            optimizer = RLOptimizer(atoms, agent=policy, **given)  # type: ignore[arg-type]
+            optimizer = RLOptimizer(atoms, agent=policy, **given)  # type: ignore[arg-type]  # a dict has one type of value
         converged = optimizer.run(fmax=conditions.fmax, steps=conditions.steps)
         results = {"energy": atoms.get_potential_energy(), "forces": atoms.get_forces(apply_constraint=False)}
         if conditions.cell is not None:

@@ -42,7 +42,7 @@ class GraphActor(BasePolicy):
         self.max_step = config.max_step
         self.network = build_actor(config)
 
-    def forward(self, observations: dict[str, Tensor], deterministic: bool = False) -> Tensor:  # noqa: ARG002
+    def forward(self, observations: dict[str, Tensor], deterministic: bool = False) -> Tensor:  # noqa: ARG002 - the library's
         """Actions (n_graphs, 3 * n_max)."""
         graph, places = graph_from_padded(observations)
         return padded_rows(self.network(graph) / self.max_step, places, graph.n_graphs, self.n_max)
