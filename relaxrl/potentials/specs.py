@@ -19,6 +19,7 @@ from relaxrl.errors import CalculatorError
 from relaxrl.potentials.arguments import nearest, split_arguments, warn_of_unknown_arguments
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
+from relaxrl.potentials.drawn import DrawnStillingerWeber
 from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lammps_files import read_lammps_file
@@ -83,6 +84,7 @@ _NAMED = {
     "pmmcs": _Named(_PMMCS, PMMCS, _PMMCS),
     "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
     "sw": _Named(("elements",), StillingerWeber, ("elements",), needs_file=True),
+    "drawn-sw": _Named(("elements", "seed"), DrawnStillingerWeber, ("elements", "seed")),
     "tersoff": _Named(("elements",), Tersoff, ("elements",), needs_file=True),
     "chgnet": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:chgnet", elements=_chgnet_elements),
     "sevenn": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:sevennet", elements=sevennet_elements),

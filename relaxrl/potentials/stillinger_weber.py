@@ -1,4 +1,4 @@
-"""The Stillinger-Weber potential for covalent crystals, with parameters from a file."""
+"""The Stillinger-Weber potential for covalent crystals."""
 
 from __future__ import annotations
 
@@ -10,41 +10,33 @@ from torch import Tensor
 
 from relaxrl.potentials.topology import Topology
 from relaxrl.potentials.torch_potential import TorchPotential, type_table
-from relaxrl.potentials.triplet_file import read_triplets, require
+from relaxrl.potentials.triplet_file import TripletParameters, read_triplets, require
 from relaxrl.potentials.triplets import Bonds
 
-_NAMES = ("epsilon", "sigma", "a", "lambda", "gamma", "costheta0", "A", "B", "p", "q", "tol")
+NAMES = ("epsilon", "sigma", "a", "lambda", "gamma", "costheta0", "A", "B", "p", "q", "tol")
+"""Parameters of a triplet, in the order of LAMMPS's files."""
 
 
-class StillingerWeber(TorchPotential):
+class StillingerWeberForm(TorchPotential):
     """Pair energies, and a penalty on each angle that differs from the tetrahedral one.
 
-    Files and formula are those of LAMMPS's `pair_style sw`; a pair (i, j) takes the parameters of the entry i j j, an
-    angle the mean of i j k and i k j, which agree in a sound file. The file's `tol`, by which LAMMPS cuts off tails of
+    Formula and parameters are those of LAMMPS's `pair_style sw`; a pair (i, j) takes the parameters of the entry i j j,
+    an angle the mean of i j k and i k j, which agree in sound parameters. `tol`, by which LAMMPS cuts off tails of
     that relative size, is not applied: the energy stays smooth.
 
     Args:
-        path: The file.
-        elements: Symbols to read entries of; all elements in the file if None.
+        name: What messages call it.
+        parameters: Of all triplets of some elements; columns are `NAMES`.
         skin: Å; see `TorchPotential`.
-
-    Raises:
-        CalculatorError: The file is missing or malformed, or lacks an entry.
 
     References:
         F. H. Stillinger, T. A. Weber, Phys. Rev. B 31, 5262 (1985), doi:10.1103/PhysRevB.31.5262.
     """
 
-    def __init__(self, path: str | Path, elements: Sequence[str] | None = None, skin: float = 0.5) -> None:
-        parameters = read_triplets(path, _NAMES, elements)
-        for name, least in (("epsilon", 0.0), ("sigma", 0.0), ("a", 0.0)):
-            require(path, parameters, name, least)
+    def __init__(self, name: str, parameters: TripletParameters, skin: float = 0.5) -> None:
         pairs = parameters.values[parameters.pairs()]
-        reach = pairs[:, _NAMES.index("a")] * pairs[:, _NAMES.index("sigma")]
-        super().__init__(
-            f"sw:{path}", cutoff=float(reach.max()), elements=parameters.elements, undirected=False, skin=skin
-        )
-        self.path = Path(path)
+        reach = pairs[:, NAMES.index("a")] * pairs[:, NAMES.index("sigma")]
+        super().__init__(name, cutoff=float(reach.max()), elements=parameters.elements, undirected=False, skin=skin)
         self._types = type_table(parameters.elements)
         self._pairs = pairs
         n = len(parameters.elements)
@@ -70,3 +62,23 @@ class StillingerWeber(TorchPotential):
         angle = strength * deviation**2 * damping[first] * damping[second]
         pair_energies = 0.5 * topology.sum_to_atoms(pair, bonds.centre)
         return pair_energies + topology.sum_to_atoms(angle, bonds.centre[first])
+
+
+class StillingerWeber(StillingerWeberForm):
+    """The Stillinger-Weber potential of a file, in LAMMPS's format.
+
+    Args:
+        path: The file.
+        elements: Symbols to read entries of; all elements in the file if None.
+        skin: Å; see `TorchPotential`.
+
+    Raises:
+        CalculatorError: The file is missing or malformed, or lacks an entry.
+    """
+
+    def __init__(self, path: str | Path, elements: Sequence[str] | None = None, skin: float = 0.5) -> None:
+        parameters = read_triplets(path, NAMES, elements)
+        for name, least in (("epsilon", 0.0), ("sigma", 0.0), ("a", 0.0)):
+            require(path, parameters, name, least)
+        super().__init__(f"sw:{path}", parameters, skin)
+        self.path = Path(path)
