@@ -37,6 +37,7 @@ class StillingerWeberForm(TorchPotential):
         pairs = parameters.values[parameters.pairs()]
         reach = pairs[:, NAMES.index("a")] * pairs[:, NAMES.index("sigma")]
         super().__init__(name, cutoff=float(reach.max()), elements=parameters.elements, undirected=False, skin=skin)
+        self.parameters = parameters
         self._types = type_table(parameters.elements)
         self._pairs = pairs
         n = len(parameters.elements)
