@@ -113,6 +113,12 @@ def run_frames(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("displacements", "strain", "relaxations", "fmax")}
     recipe = from_dict(FramesRecipe, settings | {"rattle": rattle}, source="options")
     crystals = read_structures(args.files, kind="minimum", parents=args.parents, cif_column=args.cif_column)
+    starts = [crystal.id for crystal in crystals if crystal.kind == "start"]
+    if starts:
+        raise StructureError(
+            f"{len(starts)} of {len(crystals)} structures are displaced starts ({starts[0]}, ...); frames lead to minima. "
+            "Give a set of minima, such as a split for training, or relax them first: `relaxrl structures minimize`"
+        )
     frames, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:
         made = frames_of(crystals, args.calculator, recipe, args.seed, executor)
