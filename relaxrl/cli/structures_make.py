@@ -99,6 +99,7 @@ def run_frames(args: argparse.Namespace) -> int:
     from relaxrl.config import from_dict
     from relaxrl.errors import StructureError
     from relaxrl.structures import read_structures
+    from relaxrl.structures.crystal import KIND_KEY
     from relaxrl.structures.frame_making import FramesRecipe, frames_of
     from relaxrl.structures.frames import FRAMES_ENDING, save_frames
     from relaxrl.structures.jobs import worker_pool
@@ -113,11 +114,11 @@ def run_frames(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("displacements", "strain", "relaxations", "fmax")}
     recipe = from_dict(FramesRecipe, settings | {"rattle": rattle}, source="options")
     crystals = read_structures(args.files, kind="minimum", parents=args.parents, cif_column=args.cif_column)
-    starts = [crystal.id for crystal in crystals if crystal.kind == "start"]
+    starts = [crystal.id for crystal in crystals if crystal.atoms.info.get(KIND_KEY) == "start"]
     if starts:
         raise StructureError(
-            f"{len(starts)} of {len(crystals)} structures are displaced starts ({starts[0]}, ...); frames lead to minima. "
-            "Give a set of minima, such as a split for training, or relax them first: `relaxrl structures minimize`"
+            f"{len(starts)} of {len(crystals)} structures are displaced starts ({starts[0]}, ...); frames lead to "
+            "minima. Give a set of those, such as a split for training, or relax them first: `relaxrl structures minimize`"
         )
     frames, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:

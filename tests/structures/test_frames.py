@@ -142,3 +142,17 @@ def test_the_command_labels_a_set(tmp_path: Path, minimum: Atoms, capsys: pytest
         ["--strain", "2", "--out", out],
     ):
         assert main(["structures", "frames", file, *wrong]) == 2
+
+
+def test_frames_of_displaced_starts_are_refused(
+    tmp_path: Path, minimum: Atoms, capsys: pytest.CaptureFixture[str]
+) -> None:
+    start = minimum.copy()
+    start.info = {"relaxrl_kind": "start", "relaxrl_calculator": "emt"}
+    write(tmp_path / "starts.extxyz", [start])
+    out = tmp_path / "mine-frames.npz"
+    assert main(["structures", "frames", str(tmp_path / "starts.extxyz"), "--jobs", "1", "--out", str(out)]) == 2
+    message = capsys.readouterr().err
+    assert "1 of 1 structures are displaced starts" in message
+    assert "relaxrl structures minimize" in message
+    assert not out.exists()
