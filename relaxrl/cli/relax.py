@@ -360,6 +360,8 @@ def _write(out: Path, campaign: Campaign) -> None:
     import ase.io
     from ase.db import connect
 
+    from relaxrl.structures.write import database_row
+
     structures = campaign.structures_as_they_are()
     # In a folder of its own, under its own name: from that ASE knows the format.
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=".relaxrl-") as folder:
@@ -368,7 +370,8 @@ def _write(out: Path, campaign: Campaign) -> None:
             if out.suffix == ".db":
                 with connect(part) as database:
                     for (name, _), atoms, done in zip(campaign.structures, structures, campaign.results, strict=True):
-                        database.write(atoms, **({"structure": name} | _outcome(done)))
+                        pairs, data = database_row(atoms.info)
+                        database.write(atoms, pairs | {"structure": name} | _outcome(done), data)
             else:
                 ase.io.write(part, structures if len(structures) > 1 else structures[0])
         except Exception as error:  # writers of dozens of formats raise whatever they like

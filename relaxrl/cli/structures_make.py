@@ -118,7 +118,7 @@ def run_frames(args: argparse.Namespace) -> int:
     if starts:
         raise StructureError(
             f"{len(starts)} of {len(crystals)} structures are displaced starts ({starts[0]}, ...); frames lead to "
-            "minima. Give a set of those, such as a split for training, or relax them first: `relaxrl structures minimize`"
+            "minima. Give a split for training, or relax them first: `relaxrl structures minimize`"
         )
     frames, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:

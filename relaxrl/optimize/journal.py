@@ -103,9 +103,10 @@ class Journal:
 
     def _cut_off_half_a_line(self) -> None:
         with self.path.open("r+b") as file:
-            content = file.read()
-            if not content.endswith(b"\n"):
-                file.truncate(content.rfind(b"\n") + 1)
+            file.seek(-1, os.SEEK_END)
+            if file.read() != b"\n":
+                file.seek(0)
+                file.truncate(file.read().rfind(b"\n") + 1)
 
     def _check(self, first: list[str]) -> None:
         """Raise where the file belongs to another campaign."""

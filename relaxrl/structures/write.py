@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import ase.db
 import ase.io
 from ase import Atoms
+from ase.db.core import check
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
+from ase.io.jsonio import encode
 
 from relaxrl.errors import StructureError
 from relaxrl.potentials import CALCULATOR_KEY
@@ -48,6 +52,24 @@ def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) 
         ase.io.write(name, frames, format="extxyz", columns=_columns(frames))
     else:
         ase.io.write(name, frames, format=form.name)
+
+
+def database_row(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What an ASE database takes of the info of a structure: key-value pairs, and data for what is none.
+
+    Objects that neither can hold, such as the space group that a CIF file leaves, are left out.
+    """
+    pairs: dict[str, Any] = {}
+    data: dict[str, Any] = {}
+    for key, value in info.items():
+        try:
+            check({key: value})
+            pairs[key] = value
+        except (ValueError, TypeError):
+            with contextlib.suppress(TypeError):
+                encode(value)
+                data[str(key)] = value
+    return pairs, data
 
 
 def _labelled(crystal: Crystal) -> Atoms:

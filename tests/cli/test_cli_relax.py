@@ -11,6 +11,7 @@ import pytest
 from ase.build import bulk, fcc111, molecule
 from ase.calculators.emt import EMT
 from ase.constraints import FixAtoms
+from ase.db import connect
 from ase.io import read, write
 
 from relaxrl.cli.main import main
@@ -301,3 +302,15 @@ def test_each_structure_gets_the_agent_that_was_trained_on_its_elements(tmp_path
         assert ("agent: metals for 1 of 1" in out) == (agent == ())
         counts.append(int(out.split(" force evaluations")[0].split()[-1]))
     assert counts[0] == counts[1] < counts[2]
+
+
+def test_a_database_keeps_what_it_says_of_its_rows(tmp_path):
+    atoms = bulk("Cu", cubic=True)
+    atoms.rattle(0.05, seed=1)
+    with connect(tmp_path / "in.db") as database:
+        database.write(atoms, mp_id="mp-30", gap=0.0, data={"tags": [1, 2], "note": "7"})
+    assert relax(tmp_path / "in.db", "--agent", "none", "--calculator", "emt", "--out", tmp_path / "out.db") == 0
+    row = connect(tmp_path / "out.db").get(1)
+    assert (row.mp_id, row.gap, row.converged) == ("mp-30", 0.0, True)
+    assert row.data["tags"] == [1, 2]
+    assert row.data["note"] == "7"  # ASE refuses a string that looks like a number as a key-value pair
