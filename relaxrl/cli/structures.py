@@ -60,8 +60,8 @@ has groups, and each group a count and what to draw: alloys, compounds or random
 """
 
 MINIMIZE = """\
-Turn crystals into true minima of your calculator, at fixed cell: displace, relax, displace and relax again until
-nothing lower is found, then leave every saddle point along the direction that its Hessian shows. Agents are best
+Turn crystals into true minima of your calculator, at fixed cell or with it: displace, relax, displace and relax again
+until nothing lower is found, then leave every saddle point along the direction that its Hessian shows. Agents are best
 trained on such minima. Structures that lead to none are reported and left out.
 """
 
@@ -114,6 +114,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     minimize.add_argument("--calculator", required=True, metavar="NAME", help="emt, lj, ..., or an import path")
     minimize.add_argument("--rattle", type=float, default=0.1, help="Å, random displacement (default: %(default)s)")
     minimize.add_argument("--fmax", type=float, default=1e-4, help="eV/Å, of the minima (default: %(default)s)")
+    minimize.add_argument("--cell", action="store_true", help="relax the cells, too; the calculator must give stress")
+    minimize.add_argument(
+        "--check",
+        choices=["hessian", "rattle"],
+        default="hessian",
+        help="what shows that it is a minimum: its hessian, or, where that is too expensive, that it comes back when "
+        "displaced (default: %(default)s)",
+    )
     _add_seed_and_jobs(minimize)
     minimize.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes; extxyz keeps all")
 
@@ -189,7 +197,8 @@ def run_minimize(args: argparse.Namespace) -> int:
     from relaxrl.structures.write import write_structures
 
     crystals = _read(args)
-    config = from_dict(MinimumConfig, {"fmax": args.fmax, "rattle": args.rattle}, source="options")
+    settings = {name: getattr(args, name) for name in ("fmax", "rattle", "cell", "check")}
+    config = from_dict(MinimumConfig, settings, source="options")
     minima, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:
         found = find_minima(crystals, args.calculator, config, args.seed, executor)

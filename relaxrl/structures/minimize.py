@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import repeat
 
+from relaxrl.cell import check_cell
+from relaxrl.errors import StructureError
 from relaxrl.potentials import CALCULATOR_KEY, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
@@ -20,7 +22,7 @@ def find_minima(
     seed: int,
     executor: Executor | None = None,
 ) -> Iterator[Crystal | None]:
-    """The true minimum near each crystal, at fixed cell, in order; None for those that lead to none.
+    """The true minimum near each crystal, in order; None for those that lead to none.
 
     Args:
         crystals: Where to begin. Constraints are dropped: the minimum is one of all atoms.
@@ -31,12 +33,28 @@ def find_minima(
 
     Raises:
         CalculatorError: The calculator does not know an element.
+        StructureError: With `config.cell`, a structure is not periodic in three directions, or its cell is flat.
     """
     spec = parse_calculator(calculator)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
+        if config.cell:
+            _check_cell(crystal)
     run: Callable[..., Iterator[Crystal | None]] = map if executor is None else executor.map
     return run(_find, crystals, repeat(calculator), repeat(config), repeat(seed))
+
+
+def _check_cell(crystal: Crystal) -> None:
+    pbc = crystal.atoms.pbc
+    if not pbc.all():
+        raise StructureError(
+            f"{crystal.id}: expected a crystal that is periodic in three directions, as its cell is to relax, got pbc "
+            f"{pbc.tolist()}; leave it out, or look for minima at fixed cell"
+        )
+    try:
+        check_cell(crystal.atoms)
+    except StructureError as error:
+        raise StructureError(f"{crystal.id}: {error}") from error
 
 
 def _find(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | None:

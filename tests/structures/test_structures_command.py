@@ -4,7 +4,8 @@ from pathlib import Path
 import ase.io
 import numpy as np
 import pytest
-from ase.build import bulk
+from ase.build import bulk, molecule
+from ase.calculators.emt import EMT
 
 from relaxrl.cli import structures
 from relaxrl.errors import CalculatorError, RelaxRLError, StructureError
@@ -62,6 +63,36 @@ def test_minimize_leaves_saddle_points(file: str, tmp_path: Path, capsys: pytest
     assert [crystal.parent for crystal in read_structures(out)] == [f"{file}#0", f"{file}#1"]
     assert relaxrl("inspect", str(out), "--calculator", "emt", "--hessian") == 0
     assert "2 x minimum" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("check", ["hessian", "rattle"])
+def test_minimize_relaxes_cells_too(check: str, tmp_path: Path) -> None:
+    strained = bulk("Cu", cubic=True)
+    strained.set_cell(strained.cell.array @ [[1.02, 0.01, 0], [0.01, 0.97, 0], [0, 0, 1]], scale_atoms=True)
+    ase.io.write(tmp_path / "in.extxyz", strained)
+    arguments = (
+        "--calculator",
+        "emt",
+        "--cell",
+        "--check",
+        check,
+        "--jobs",
+        "1",
+        "--out",
+        str(tmp_path / "out.extxyz"),
+    )
+    assert relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments) == 0
+    relaxed = read_structures(tmp_path / "out.extxyz")[0].atoms.copy()
+    relaxed.calc = EMT()
+    assert np.abs(relaxed.get_stress()).max() * relaxed.get_volume() < 1e-2
+    assert np.abs(strained.cell.lengths() - relaxed.cell.lengths()).max() > 0.03
+
+
+def test_minimize_refuses_to_relax_the_cell_of_a_molecule(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "in.extxyz", molecule("N2", vacuum=3))
+    arguments = ("--calculator", "emt", "--cell", "--out", str(tmp_path / "out.extxyz"))
+    with pytest.raises(StructureError, match=r"in.extxyz#0: expected a crystal that is periodic in three directions"):
+        relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments)
 
 
 def test_minimize_says_what_has_no_minimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
