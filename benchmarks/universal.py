@@ -4,17 +4,15 @@ relaxrl structures make configs/structures/covalent.yaml --out sets/covalent    
 python -m benchmarks.universal --agent universal --out results/universal
 
 Evaluates on each set, at fixed cell and with it, into a folder of its own (`relaxrl report` shows it), and prints one
-table of all. What is there already is not evaluated again: agents that a row lacks are added to it, beside BFGS, whose
-evaluations must be the same again. Machine-learned potentials take hours of one core; `--only` chooses: names of rows,
-or beginnings of them.
+table of all. What is there already is not evaluated again. Machine-learned potentials take hours of one core; `--only`
+chooses: names of rows, or beginnings of them.
 """
 
 from __future__ import annotations
 
 import argparse
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +20,7 @@ import torch
 
 from benchmarks.timing import table
 from relaxrl.evaluation import Comparison, evaluate, write_report
-from relaxrl.evaluation.methods import AGENT_PREFIX, CLASSICAL, REFERENCE, UNTRAINED
+from relaxrl.evaluation.methods import CLASSICAL, REFERENCE, UNTRAINED
 from relaxrl.evaluation.statistics import Ratio, paired_ratio
 from relaxrl.evaluation.stored import read_comparison
 
@@ -75,39 +73,21 @@ def rows() -> list[Row]:
 
 
 def compare(row: Row, agents: Sequence[str], sets: Path, folder: Path) -> Comparison:
-    """Runs of all methods, those of earlier calls where there are any."""
-    known = read_comparison(folder) if (folder / "summary.json").exists() else None
-    missing = [agent for agent in agents if known is None or AGENT_PREFIX + agent not in known.methods]
-    if missing:
+    """Runs of all methods, those of an earlier call where there are any."""
+    if not (folder / "summary.json").exists():
         structures = row.structures if ":" in row.structures else str(sets / row.structures)
         comparison = evaluate(
-            missing,
+            list(agents),
             structures,
             row.calculator,
-            methods=METHODS if known is None else [REFERENCE],
+            methods=METHODS,
             fmax=row.fmax,
             cell=row.cell,
             strain=STRAIN if row.cell else 0.0,
             views=0,
         )
-        write_report(comparison if known is None else joined(known, comparison), folder)
+        write_report(comparison, folder)
     return read_comparison(folder)
-
-
-def joined(known: Comparison, new: Comparison) -> Comparison:
-    """Runs of both; `ValueError` where BFGS did not do the same in both."""
-    before, again = ({run.structure: run for run in each.records if run.method == REFERENCE} for each in (known, new))
-    if {name: run.force_evaluations for name, run in before.items()} != {
-        name: run.force_evaluations for name, run in again.items()
-    }:
-        raise ValueError(f"{REFERENCE} took other numbers of evaluations than before; evaluate into an empty folder")
-    records = []
-    for structure in before:
-        records += [run for run in known.records if run.structure == structure]
-        added = [run for run in new.records if run.structure == structure and run.method != REFERENCE]
-        # Seconds are comparable within one call alone.
-        records += [replace(run, seconds=math.nan) for run in added]
-    return replace(known, records=records)
 
 
 def cells(row: Row, comparison: Comparison) -> list[list[str]]:

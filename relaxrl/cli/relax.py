@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from relaxrl.errors import CalculatorError, ConfigError, StructureError
+from relaxrl.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
     from relaxrl.optimize import RelaxCell
@@ -235,21 +235,14 @@ def _one_agent(crystals: Sequence[Crystal]) -> str:
 
 def _check_cells(crystals: Sequence[Crystal], cell: RelaxCell, spec: CalculatorSpec) -> None:
     """Refuse cells that can't strain, and calculators without stress, before anything is written."""
-    from relaxrl.cell import check_cell
+    from relaxrl.structures.check import check_strainable
 
+    check_strainable(crystals, spec)
     for crystal in crystals:
         try:
-            check_cell(crystal.atoms)
             cell.directions(crystal.atoms.cell.array, crystal.atoms.pbc)
         except StructureError as error:
             raise StructureError(f"{crystal.id}: {error}") from error
-    own = [spec.of(crystal.atoms, crystal.id) for crystal in crystals]
-    for one in {one.text: one for one in own}.values():
-        known = getattr(one.create(), "implemented_properties", ["stress"])
-        if "stress" not in known:
-            raise CalculatorError(
-                f"--cell: calculator {one.name} gives no stress; use one that does, or relax at fixed cell"
-            )
 
 
 def _check_arguments(args: argparse.Namespace) -> None:

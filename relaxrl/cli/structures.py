@@ -113,7 +113,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     _add_files(minimize)
     minimize.add_argument("--calculator", required=True, metavar="NAME", help="emt, lj, ..., or an import path")
     minimize.add_argument("--rattle", type=float, default=0.1, help="Å, random displacement (default: %(default)s)")
-    minimize.add_argument("--fmax", type=float, default=1e-4, help="eV/Å, of the minima (default: %(default)s)")
+    minimize.add_argument(
+        "--fmax",
+        type=float,
+        help="eV/Å, of the minima (default: 1e-4; 2e-3, which suits single precision, with --check rattle)",
+    )
     minimize.add_argument("--cell", action="store_true", help="relax the cells, too; the calculator must give stress")
     minimize.add_argument(
         "--check",
@@ -197,7 +201,8 @@ def run_minimize(args: argparse.Namespace) -> int:
     from relaxrl.structures.write import write_structures
 
     crystals = _read(args)
-    settings = {name: getattr(args, name) for name in ("fmax", "rattle", "cell", "check")}
+    settings = {name: getattr(args, name) for name in ("rattle", "cell", "check")}
+    settings["fmax"] = args.fmax or {"hessian": 1e-4, "rattle": 2e-3}[args.check]
     config = from_dict(MinimumConfig, settings, source="options")
     minima, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:

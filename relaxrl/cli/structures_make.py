@@ -99,8 +99,7 @@ def run_frames(args: argparse.Namespace) -> int:
     from relaxrl.config import from_dict
     from relaxrl.errors import StructureError
     from relaxrl.structures import read_structures
-    from relaxrl.structures.crystal import KIND_KEY
-    from relaxrl.structures.frame_making import FramesRecipe, frames_of
+    from relaxrl.structures.frame_making import AT_REST, FramesRecipe, frames_of
     from relaxrl.structures.frames import FRAMES_ENDING, save_frames
     from relaxrl.structures.jobs import worker_pool
 
@@ -114,12 +113,6 @@ def run_frames(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("displacements", "strain", "relaxations", "fmax")}
     recipe = from_dict(FramesRecipe, settings | {"rattle": rattle}, source="options")
     crystals = read_structures(args.files, kind="minimum", parents=args.parents, cif_column=args.cif_column)
-    starts = [crystal.id for crystal in crystals if crystal.atoms.info.get(KIND_KEY) == "start"]
-    if starts:
-        raise StructureError(
-            f"{len(starts)} of {len(crystals)} structures are displaced starts ({starts[0]}, ...); frames lead to "
-            "minima. Give a split for training, or relax them first: `relaxrl structures minimize`"
-        )
     frames, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:
         made = frames_of(crystals, args.calculator, recipe, args.seed, executor)
@@ -129,7 +122,7 @@ def run_frames(args: argparse.Namespace) -> int:
             if not found:
                 without.append(crystal.id)
     for name in without:
-        print(f"{name}: no frame could be labelled")
+        print(f"{name}: left out: no minimum (forces above {AT_REST:g} eV/Å), or the calculator failed")
     save_frames(args.out, frames)
     print(f"{args.out}: {len(frames)} labelled frames of {len(crystals) - len(without)} minima")
     return 1 if without else 0

@@ -136,6 +136,7 @@ def read_comparison(folder: str | Path) -> Comparison:
             command=origin.get("command"),
             versions=origin.get("versions", {}),
             created=origin.get("created"),
+            strain=settings.get("strain", 0.0),  # older results have none
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise ResultsError(

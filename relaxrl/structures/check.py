@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 import numpy as np
 import vesin
 from ase import Atoms
 from ase.data import covalent_radii
 
-from relaxrl.errors import StructureError
+from relaxrl.cell import check_cell
+from relaxrl.errors import CalculatorError, StructureError
+from relaxrl.potentials import CalculatorSpec
 from relaxrl.typing import FloatArray
+
+if TYPE_CHECKING:
+    from relaxrl.structures.crystal import Crystal
 
 OVERLAP_FRACTION = 0.5
 """Pairs closer than this fraction of the sum of their covalent radii are called overlapping: no bond is as short."""
@@ -55,6 +63,30 @@ def require_usable(atoms: Atoms, source: str) -> None:
             f"{source}: has sites that are occupied only in part or by several elements; "
             "make an ordered supercell of it first"
         )
+
+
+def check_strainable(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> None:
+    """Refuse cells that can't strain, and calculators without stress, before the first evaluation.
+
+    Args:
+        crystals: Whose cells are to relax.
+        calculator: Under which; `stored` for each crystal's own.
+
+    Raises:
+        StructureError: Lattice vectors are missing, or a cell is flat; names the crystal.
+        CalculatorError: The calculator gives no stress.
+    """
+    for crystal in crystals:
+        try:
+            check_cell(crystal.atoms)
+        except StructureError as error:
+            raise StructureError(f"{crystal.id}: {error}") from error
+    own = [calculator.of(crystal.atoms, crystal.id) for crystal in crystals]
+    for one in {one.text: one for one in own}.values():
+        if "stress" not in getattr(one.create(), "implemented_properties", ["stress"]):
+            raise CalculatorError(
+                f"--cell: calculator {one.name} gives no stress; use one that does, or relax at fixed cell"
+            )
 
 
 def check_structure(atoms: Atoms) -> list[str]:

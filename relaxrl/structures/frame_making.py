@@ -20,6 +20,9 @@ from relaxrl.structures.crystal import Crystal, perturb
 from relaxrl.structures.frames import Frame, towards
 from relaxrl.structures.relaxation import NotRelaxedError, relaxed_with
 
+AT_REST = 0.1
+"""eV/Å; what has larger forces under the calculator that labels is not a minimum of it."""
+
 _SAME_ENERGY = 1e-3
 """eV per atom; a relaxation that ends farther from the minimum's energy has gone to another one."""
 
@@ -114,7 +117,7 @@ def frames_of(
     """Frames of each crystal, in order.
 
     Args:
-        crystals: Minima, periodic in all directions.
+        crystals: Minima, periodic in all directions; those with forces above `AT_REST` give no frames.
         calculator: Labels; `stored` for each crystal's own.
         recipe: How many and how far away.
         seed: Decides the starts, for each crystal by its id.
@@ -138,9 +141,12 @@ def _frames_of_one(crystal: Crystal, calculator: str, recipe: FramesRecipe, seed
     made = spec.create()
     minimum = Atoms(crystal.atoms.numbers, crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
     try:
-        energy = float(_labelled(minimum, made).get_potential_energy())
+        known = _labelled(minimum, made)
     except (NotRelaxedError, CalculatorError, ValueError, ArithmeticError):
         return []
+    if np.linalg.norm(known.get_forces(), axis=1).max() > AT_REST:
+        return []
+    energy = float(known.get_potential_energy())
     generator = Generators(seed).numpy(f"frames {crystal.id}")
     return make_frames(minimum, energy, made, recipe, generator, crystal.id, crystal.parent, spec.text)
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import repeat
 
-from relaxrl.cell import check_cell
 from relaxrl.errors import StructureError
-from relaxrl.potentials import CALCULATOR_KEY, parse_calculator
+from relaxrl.potentials import CALCULATOR_KEY, CalculatorSpec, parse_calculator
 from relaxrl.seeding import Generators
+from relaxrl.structures.check import check_strainable
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
 from relaxrl.structures.curvature import surface
 from relaxrl.structures.minima import MinimumConfig, find_minimum
@@ -32,29 +32,26 @@ def find_minima(
         executor: Runs the relaxations; in this process if None.
 
     Raises:
-        CalculatorError: The calculator does not know an element.
+        CalculatorError: The calculator does not know an element, or, with `config.cell`, gives no stress.
         StructureError: With `config.cell`, a structure is not periodic in three directions, or its cell is flat.
     """
     spec = parse_calculator(calculator)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
-        if config.cell:
-            _check_cell(crystal)
+    if config.cell:
+        _check_cells(crystals, spec)
     run: Callable[..., Iterator[Crystal | None]] = map if executor is None else executor.map
     return run(_find, crystals, repeat(calculator), repeat(config), repeat(seed))
 
 
-def _check_cell(crystal: Crystal) -> None:
-    pbc = crystal.atoms.pbc
-    if not pbc.all():
-        raise StructureError(
-            f"{crystal.id}: expected a crystal that is periodic in three directions, as its cell is to relax, got pbc "
-            f"{pbc.tolist()}; leave it out, or look for minima at fixed cell"
-        )
-    try:
-        check_cell(crystal.atoms)
-    except StructureError as error:
-        raise StructureError(f"{crystal.id}: {error}") from error
+def _check_cells(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> None:
+    for crystal in crystals:
+        if not crystal.atoms.pbc.all():
+            raise StructureError(
+                f"{crystal.id}: expected a crystal that is periodic in three directions, as its cell is to relax, got "
+                f"pbc {crystal.atoms.pbc.tolist()}; leave it out, or look for minima at fixed cell"
+            )
+    check_strainable(crystals, calculator)
 
 
 def _find(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | None:

@@ -11,15 +11,12 @@ from typing import Any
 import ase.db
 import ase.io
 from ase import Atoms
-from ase.db.core import check
+from ase.db.core import bytes_to_object, check, object_to_bytes
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
-from ase.io.jsonio import encode
 
 from relaxrl.errors import StructureError
-from relaxrl.potentials import CALCULATOR_KEY
-from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
+from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal
 
-_KEYS = (KIND_KEY, PARENT_KEY, MINIMUM_ENERGY_KEY, CALCULATOR_KEY)
 _ARRAYS_ALWAYS_WRITTEN = ("numbers", "positions")
 
 
@@ -66,8 +63,8 @@ def database_row(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any
             check({key: value})
             pairs[key] = value
         except (ValueError, TypeError):
-            with contextlib.suppress(TypeError):
-                encode(value)
+            with contextlib.suppress(Exception):  # there and back: not all that can be written can be read
+                bytes_to_object(object_to_bytes(value))
                 data[str(key)] = value
     return pairs, data
 
@@ -90,5 +87,4 @@ def _write_database(name: str, frames: Sequence[Atoms]) -> None:
     Path(name).unlink(missing_ok=True)
     with ase.db.connect(name) as database:
         for atoms in frames:
-            keys = {key: atoms.info[key] for key in _KEYS if key in atoms.info}
-            database.write(atoms, key_value_pairs=keys)
+            database.write(atoms, *database_row(atoms.info))

@@ -35,7 +35,13 @@ def largest_force(atoms):
 
 @pytest.mark.parametrize(
     ("given", "out"),
-    [("start.cif", "end.extxyz"), ("POSCAR", "CONTCAR"), ("start.extxyz", "end.cif"), ("start.traj", "end.json")],
+    [
+        ("start.cif", "end.extxyz"),
+        ("start.cif", "end.db"),
+        ("POSCAR", "CONTCAR"),
+        ("start.extxyz", "end.cif"),
+        ("start.traj", "end.json"),
+    ],
 )
 def test_any_format_in_and_out(tmp_path, given, out, capsys):
     write(tmp_path / given, cell())

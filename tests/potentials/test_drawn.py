@@ -5,11 +5,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from ase.build import bulk
+from ase.data import chemical_symbols
 
+from relaxrl.config import load_config
 from relaxrl.errors import CalculatorError
 from relaxrl.potentials import StillingerWeber, parse_calculator
 from relaxrl.potentials.drawn import DrawnStillingerWeber
+from relaxrl.potentials.mixed import torch_equal
 from relaxrl.potentials.stillinger_weber import NAMES
+from relaxrl.structures import SetRecipe
 
 ZINC_SULPHIDE = "drawn-sw,elements=['Zn','S'],seed=3"
 
@@ -72,7 +76,21 @@ def test_it_is_the_potential_that_a_file_with_its_parameters_describes(tmp_path:
     assert energy(f"sw:{tmp_path / 'ZnS.sw'}") == pytest.approx(energy(ZINC_SULPHIDE), rel=1e-12)
 
 
-@pytest.mark.parametrize("elements", [[], ["Zn", "Zn"], ["Unobtainium"]])
-def test_elements_that_are_none(elements: list[str]):
+@pytest.mark.parametrize("elements", [[], ["Zn", "Zn"], ["Unobtainium"], ["X", "Si"], ["Bk"]])
+def test_bad_elements(elements: list[str]):
     with pytest.raises(CalculatorError, match="different symbols"):
         DrawnStillingerWeber(elements)
+
+
+def test_the_recipe_names_the_elements_of_its_potentials_and_none_of_the_tests():
+    recipe = load_config(SetRecipe, Path(__file__).parents[2] / "configs" / "structures" / "drawn.yaml")
+    groups = recipe.splits["train"].groups
+    assert len(groups) > 30
+    for group in groups:
+        assert group.compounds is not None
+        elements = set(group.compounds.elements)
+        assert not elements & {"Ga", "N", "Ge", "B"}
+        for name in group.calculators:
+            known = torch_equal(name)
+            assert known is not None
+            assert {chemical_symbols[number] for number in known.elements} == elements

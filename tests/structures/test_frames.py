@@ -144,15 +144,12 @@ def test_the_command_labels_a_set(tmp_path: Path, minimum: Atoms, capsys: pytest
         assert main(["structures", "frames", file, *wrong]) == 2
 
 
-def test_frames_of_displaced_starts_are_refused(
-    tmp_path: Path, minimum: Atoms, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_what_is_no_minimum_is_left_out(tmp_path: Path, minimum: Atoms, capsys: pytest.CaptureFixture[str]) -> None:
     start = minimum.copy()
-    start.info = {"relaxrl_kind": "start", "relaxrl_calculator": "emt"}
-    write(tmp_path / "starts.extxyz", [start])
-    out = tmp_path / "mine-frames.npz"
-    assert main(["structures", "frames", str(tmp_path / "starts.extxyz"), "--jobs", "1", "--out", str(out)]) == 2
-    message = capsys.readouterr().err
-    assert "1 of 1 structures are displaced starts" in message
-    assert "relaxrl structures minimize" in message
-    assert not out.exists()
+    start.rattle(0.1, seed=0)
+    write(tmp_path / "both.extxyz", [start, minimum])
+    file, out = str(tmp_path / "both.extxyz"), str(tmp_path / "mine-frames.npz")
+    words = ["structures", "frames", file, "--calculator", "emt", "--displacements", "2", "--jobs", "1", "--out", out]
+    assert main(words) == 1
+    assert "both.extxyz#0: left out: no minimum (forces above 0.1 eV/Å)" in capsys.readouterr().out
+    assert {frame.crystal for frame in load_frames(out)} == {f"{file}#1"}

@@ -66,7 +66,9 @@ def test_minimize_leaves_saddle_points(file: str, tmp_path: Path, capsys: pytest
 
 
 @pytest.mark.parametrize("check", ["hessian", "rattle"])
-def test_minimize_relaxes_cells_too(check: str, tmp_path: Path) -> None:
+def test_minimize_relaxes_cells_too(check: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    if check == "rattle":  # has no need of any Hessian
+        monkeypatch.setattr("relaxrl.structures.minima.softest_modes", None)
     strained = bulk("Cu", cubic=True)
     strained.set_cell(strained.cell.array @ [[1.02, 0.01, 0], [0.01, 0.97, 0], [0, 0, 1]], scale_atoms=True)
     ase.io.write(tmp_path / "in.extxyz", strained)
@@ -92,6 +94,14 @@ def test_minimize_refuses_to_relax_the_cell_of_a_molecule(tmp_path: Path) -> Non
     ase.io.write(tmp_path / "in.extxyz", molecule("N2", vacuum=3))
     arguments = ("--calculator", "emt", "--cell", "--out", str(tmp_path / "out.extxyz"))
     with pytest.raises(StructureError, match=r"in.extxyz#0: expected a crystal that is periodic in three directions"):
+        relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments)
+
+
+def test_minimize_refuses_to_relax_cells_without_stress(tmp_path: Path) -> None:
+    ase.io.write(tmp_path / "in.extxyz", bulk("Cu", cubic=True))
+    calculator = "ase.calculators.harmonic:HarmonicCalculator,harmonicforcefield=None"
+    arguments = ("--calculator", calculator, "--cell", "--out", str(tmp_path / "out.extxyz"))
+    with pytest.raises(CalculatorError, match="gives no stress"):
         relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments)
 
 

@@ -1,3 +1,4 @@
+from datetime import datetime
 from pathlib import Path
 
 import numpy as np
@@ -5,9 +6,12 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.constraints import FixAtoms
+from ase.db import connect
+from ase.spacegroup import Spacegroup
 
 from relaxrl.errors import StructureError
 from relaxrl.structures import Crystal, read_structures, write_structures
+from relaxrl.structures.write import database_row
 
 
 @pytest.fixture
@@ -69,3 +73,23 @@ def test_info_that_comes_from_cif_does_not_get_in_the_way(tmp_path: Path) -> Non
     bulk("Cu").write(tmp_path / "a.cif")
     write_structures(tmp_path / "a.extxyz", read_structures(tmp_path / "a.cif"))
     assert isinstance(read_structures(tmp_path / "a.extxyz")[0].atoms, Atoms)
+
+
+def test_what_a_database_takes_of_the_info(tmp_path: Path) -> None:
+    spacegroup = Spacegroup(225)
+    odd = {"spacegroup": spacegroup, "when": datetime(2020, 1, 1), "set": {1}, "names": np.array(["a", "b"])}
+    pairs, data = database_row({"mp_id": "mp-30", "gap": 0.5, "count": "7", "tags": [1, 2], **odd})
+    assert pairs == {"mp_id": "mp-30", "gap": 0.5}
+    assert data["count"] == "7"
+    assert data["tags"] == [1, 2]
+    with connect(tmp_path / "one.db") as database:
+        database.write(bulk("Cu"), pairs, data)
+    row = connect(tmp_path / "one.db").get(1)
+    assert (row.mp_id, row.gap, row.data["tags"]) == ("mp-30", 0.5, [1, 2])
+
+
+def test_a_database_in_a_database_out(tmp_path: Path) -> None:
+    with connect(tmp_path / "in.db") as database:
+        database.write(bulk("Cu"), mp_id="mp-30")
+    write_structures(tmp_path / "out.db", read_structures(tmp_path / "in.db"))
+    assert connect(tmp_path / "out.db").get(1).mp_id == "mp-30"
