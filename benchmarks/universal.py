@@ -5,7 +5,8 @@ python -m benchmarks.universal --agent universal --out results/universal
 
 Evaluates on each set, at fixed cell and with it, into a folder of its own (`relaxrl report` shows it), and prints one
 table of all. What is there already is not evaluated again. Machine-learned potentials take hours of one core; `--only`
-chooses: names of rows, or beginnings of them.
+chooses: names of rows, or beginnings of them. For another seed of an agent `--methods BFGS untrained` suffices, into a
+folder of its own.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def rows() -> list[Row]:
     return found
 
 
-def compare(row: Row, agents: Sequence[str], sets: Path, folder: Path) -> Comparison:
+def compare(row: Row, agents: Sequence[str], methods: Sequence[str], sets: Path, folder: Path) -> Comparison:
     """Runs of all methods, those of an earlier call where there are any."""
     if not (folder / "summary.json").exists():
         structures = row.structures if ":" in row.structures else str(sets / row.structures)
@@ -80,7 +81,7 @@ def compare(row: Row, agents: Sequence[str], sets: Path, folder: Path) -> Compar
             list(agents),
             structures,
             row.calculator,
-            methods=METHODS,
+            methods=methods,
             fmax=row.fmax,
             cell=row.cell,
             strain=STRAIN if row.cell else 0.0,
@@ -140,6 +141,7 @@ def main() -> None:
     """Evaluate and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--agent", nargs="+", default=["universal"])
+    parser.add_argument("--methods", nargs="+", default=METHODS, help="classical ones, and untrained")
     parser.add_argument("--sets", type=Path, default=Path("sets"))
     parser.add_argument("--only", nargs="*", default=[""], metavar="NAME")
     parser.add_argument("--out", type=Path, required=True)
@@ -148,7 +150,7 @@ def main() -> None:
     lines = []
     for row in rows():
         if row.name.startswith(tuple(arguments.only)):
-            comparison = compare(row, arguments.agent, arguments.sets, arguments.out / row.name)
+            comparison = compare(row, arguments.agent, arguments.methods, arguments.sets, arguments.out / row.name)
             of_agents = cells(row, comparison)
             for line in of_agents:
                 print(" | ".join(line), flush=True)
