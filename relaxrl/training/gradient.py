@@ -168,6 +168,7 @@ class GradientTrainer(ABC, Generic[C]):
         with self.folder.sinks() as sinks, self.progress, Interrupt() as interrupt:
             sinks.truncate(self.t_total)
             self._started = time.monotonic()
+            self._tell_length()
             if not self.last_metrics:
                 self._record(sinks, self._judged())
             while (reason := self._end()) is None and not interrupt.requested:
@@ -180,6 +181,15 @@ class GradientTrainer(ABC, Generic[C]):
         return TrainResult(
             self.folder.path, self.t_total, self.updates, self.last_metrics, self.best_score, ended_early
         )
+
+    def _tell_length(self) -> None:
+        asked, total = self.config.run.updates, self.config.total_updates
+        if asked is not None and total < asked:
+            epochs, each = self.config.trainer.max_epochs, self.config.updates_per_epoch
+            self.progress.line(
+                f"{total} updates, not the {asked} of `run.updates`: `trainer.max_epochs` is {epochs}, and an epoch "
+                f"{each} updates; raise it for more"
+            )
 
     def update(self) -> dict[str, float]:
         """One update of the parameters and of their average; the rate of the next one remains to be set."""

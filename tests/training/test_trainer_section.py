@@ -30,6 +30,7 @@ from relaxrl.training import (
     resume,
     train,
 )
+from relaxrl.training.progress import TrainingProgress
 
 TRUNK = {"layers": 2, "cutoff": 4.0, "channels": 4, "message_channels": 4}
 ACTOR = {"kind": "hessian", "trunk": TRUNK, "head_channels": 8, "vector_channels": 4}
@@ -368,3 +369,15 @@ def test_the_validation_of_a_surrogate_that_is_exact(minima: str, tmp_path: Path
     assert exact.loss == pytest.approx(math.log(config.accuracy**2), rel=1e-6)
     assert exact.targets["forces"].mae < 1e-9
     assert run.validation(run.module).loss > exact.loss
+
+
+def test_a_length_that_epochs_cut_is_told(minima: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cut = cloner(minima, tmp_path / "cut", updates=12, max_epochs=1)
+    cut.progress = TrainingProgress("cloning")
+    cut.run()
+    assert f"{EPOCH} updates, not the 12 of `run.updates`" in " ".join(capsys.readouterr().err.split())
+    assert cut.updates == EPOCH
+    whole = cloner(minima, tmp_path / "whole", updates=4, max_epochs=1)
+    whole.progress = TrainingProgress("cloning")
+    whole.run()
+    assert "run.updates" not in capsys.readouterr().err
