@@ -202,7 +202,7 @@ def run_minimize(args: argparse.Namespace) -> int:
 
     crystals = _read(args)
     settings = {name: getattr(args, name) for name in ("rattle", "cell", "check")}
-    settings["fmax"] = args.fmax or {"hessian": 1e-4, "rattle": 2e-3}[args.check]
+    settings["fmax"] = {"hessian": 1e-4, "rattle": 2e-3}[args.check] if args.fmax is None else args.fmax
     config = from_dict(MinimumConfig, settings, source="options")
     minima, without = [], []
     with worker_pool(args.jobs) as executor, progress_bars() as progress:

@@ -8,7 +8,7 @@ from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
 
 from relaxrl.cli import structures
-from relaxrl.errors import CalculatorError, RelaxRLError, StructureError
+from relaxrl.errors import CalculatorError, ConfigError, RelaxRLError, StructureError
 from relaxrl.structures import read_structures
 
 
@@ -103,6 +103,13 @@ def test_minimize_refuses_to_relax_cells_without_stress(tmp_path: Path) -> None:
     arguments = ("--calculator", calculator, "--cell", "--out", str(tmp_path / "out.extxyz"))
     with pytest.raises(CalculatorError, match="gives no stress"):
         relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments)
+
+
+@pytest.mark.parametrize("check", ["hessian", "rattle"])
+def test_minimize_takes_no_zero_for_forces(check: str, file: str, tmp_path: Path) -> None:
+    arguments = ("--calculator", "emt", "--check", check, "--fmax", "0", "--out", str(tmp_path / "out.extxyz"))
+    with pytest.raises(ConfigError, match="`fmax` must be positive"):
+        relaxrl("minimize", file, *arguments)
 
 
 def test_minimize_says_what_has_no_minimum(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
