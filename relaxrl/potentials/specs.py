@@ -19,7 +19,7 @@ from relaxrl.errors import CalculatorError
 from relaxrl.potentials.arguments import nearest, split_arguments, warn_of_unknown_arguments
 from relaxrl.potentials.ase_potential import ASEPotential
 from relaxrl.potentials.base import Potential
-from relaxrl.potentials.drawn import DrawnStillingerWeber
+from relaxrl.potentials.drawn import DrawnStillingerWeber, DrawnTersoff
 from relaxrl.potentials.eam import EAM
 from relaxrl.potentials.emt import EMT
 from relaxrl.potentials.lammps_files import read_lammps_file
@@ -85,6 +85,7 @@ _NAMED = {
     "eam": _Named(_EAM, EAM, _EAM, needs_file=True),
     "sw": _Named(("elements",), StillingerWeber, ("elements",), needs_file=True),
     "drawn-sw": _Named(("elements", "seed"), DrawnStillingerWeber, ("elements", "seed")),
+    "drawn-tersoff": _Named(("elements", "seed"), DrawnTersoff, ("elements", "seed")),
     "tersoff": _Named(("elements",), Tersoff, ("elements",), needs_file=True),
     "chgnet": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:chgnet", elements=_chgnet_elements),
     "sevenn": _Named(_MODEL, ase="relaxrl.potentials.machine_learned:sevennet", elements=sevennet_elements),

@@ -1,4 +1,4 @@
-"""The Tersoff bond-order potential for covalent crystals, with parameters from a file."""
+"""The Tersoff bond-order potential for covalent crystals."""
 
 from __future__ import annotations
 
@@ -11,44 +11,38 @@ from torch import Tensor
 
 from relaxrl.potentials.topology import Topology
 from relaxrl.potentials.torch_potential import TorchPotential, type_table
-from relaxrl.potentials.triplet_file import read_triplets, require
+from relaxrl.potentials.triplet_file import TripletParameters, read_triplets, require
 from relaxrl.potentials.triplets import Bonds
 
-_NAMES = ("m", "gamma", "lambda3", "c", "d", "h", "n", "beta", "lambda2", "B", "R", "D", "lambda1", "A")
+NAMES = ("m", "gamma", "lambda3", "c", "d", "h", "n", "beta", "lambda2", "B", "R", "D", "lambda1", "A")
+"""Parameters of a triplet, in the order of LAMMPS's files."""
+
 _LARGEST_EXPONENT = 69.0776
 """ln(1e30): LAMMPS and ASE cap the distance term there."""
 
 
-class Tersoff(TorchPotential):
+class TersoffForm(TorchPotential):
     """Pair energies whose attraction weakens with the number and the angles of competing bonds.
 
-    Files and formula are those of LAMMPS's `pair_style tersoff` and `ase.calculators.tersoff.Tersoff`; a pair (i, j)
-    takes the parameters of the entry i j j, and a third atom's cutoff those of i j k. The first derivative of the
-    energy is continuous, its second is not where a bond enters or leaves the range R ± D of the cutoff function.
+    Formula and parameters are those of LAMMPS's `pair_style tersoff` and `ase.calculators.tersoff.Tersoff`; a pair
+    (i, j) takes the parameters of the entry i j j, and a third atom's cutoff those of i j k. The first derivative of
+    the energy is continuous, its second is not where a bond enters or leaves the range R ± D of the cutoff function.
 
     Args:
-        path: The file.
-        elements: Symbols to read entries of; all elements in the file if None.
+        name: What messages call it.
+        parameters: Of all triplets of some elements; columns are `NAMES`.
         skin: Å; see `TorchPotential`.
-
-    Raises:
-        CalculatorError: The file is missing or malformed, or lacks an entry.
 
     References:
         J. Tersoff, Phys. Rev. B 37, 6991 (1988), doi:10.1103/PhysRevB.37.6991; Phys. Rev. B 39, 5566 (1989),
         doi:10.1103/PhysRevB.39.5566.
     """
 
-    def __init__(self, path: str | Path, elements: Sequence[str] | None = None, skin: float = 0.5) -> None:
-        parameters = read_triplets(path, _NAMES, elements)
-        for name in ("c", "R", "D", "n", "beta", "A", "B", "lambda1", "lambda2"):
-            require(path, parameters, name, least=0.0)
+    def __init__(self, name: str, parameters: TripletParameters, skin: float = 0.5) -> None:
         n = len(parameters.elements)
         reach = (parameters.column("R") + parameters.column("D")).reshape(n, n, n).amax(dim=1).flatten()
-        super().__init__(
-            f"tersoff:{path}", cutoff=float(reach.max()), elements=parameters.elements, undirected=False, skin=skin
-        )
-        self.path = Path(path)
+        super().__init__(name, cutoff=float(reach.max()), elements=parameters.elements, undirected=False, skin=skin)
+        self.parameters = parameters
         self._types = type_table(parameters.elements)
         self._triplets = parameters.values
         self._pairs = parameters.values[parameters.pairs()]
@@ -60,7 +54,7 @@ class Tersoff(TorchPotential):
         n_elements = round(len(self._pairs) ** 0.5)
         of_pair = dict(
             zip(
-                _NAMES,
+                NAMES,
                 self._pairs.to(vectors)[bonds.centre_type * n_elements + bonds.neighbour_type].unbind(dim=1),
                 strict=True,
             )
@@ -85,6 +79,26 @@ class Tersoff(TorchPotential):
         exponent = torch.where(m > 2.0, stretch**3, stretch).clamp(-_LARGEST_EXPONENT, _LARGEST_EXPONENT)
         terms = _cutoff(bonds.lengths[third], r, width) * angular * torch.exp(exponent)
         return terms.new_zeros(len(bonds.lengths)).index_add(0, bond, terms)
+
+
+class Tersoff(TersoffForm):
+    """The Tersoff potential of a file, in LAMMPS's format.
+
+    Args:
+        path: The file.
+        elements: Symbols to read entries of; all elements in the file if None.
+        skin: Å; see `TorchPotential`.
+
+    Raises:
+        CalculatorError: The file is missing or malformed, or lacks an entry.
+    """
+
+    def __init__(self, path: str | Path, elements: Sequence[str] | None = None, skin: float = 0.5) -> None:
+        parameters = read_triplets(path, NAMES, elements)
+        for name in ("c", "R", "D", "n", "beta", "A", "B", "lambda1", "lambda2"):
+            require(path, parameters, name, least=0.0)
+        super().__init__(f"tersoff:{path}", parameters, skin)
+        self.path = Path(path)
 
 
 def _cutoff(r: Tensor, middle: Tensor, width: Tensor) -> Tensor:

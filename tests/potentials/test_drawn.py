@@ -1,21 +1,29 @@
 """Potentials drawn at random: reproducible, different from each other, and sound."""
 
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pytest
 from ase.build import bulk
-from ase.data import chemical_symbols
+from ase.data import chemical_symbols, covalent_radii
+from ase.filters import FrechetCellFilter
+from ase.optimize import BFGS
 
 from relaxrl.config import load_config
 from relaxrl.errors import CalculatorError
-from relaxrl.potentials import StillingerWeber, parse_calculator
-from relaxrl.potentials.drawn import DrawnStillingerWeber
+from relaxrl.potentials import parse_calculator
+from relaxrl.potentials.drawn import DrawnStillingerWeber, DrawnTersoff
 from relaxrl.potentials.mixed import torch_equal
-from relaxrl.potentials.stillinger_weber import NAMES
 from relaxrl.structures import SetRecipe
 
-ZINC_SULPHIDE = "drawn-sw,elements=['Zn','S'],seed=3"
+FORMS = ("sw", "tersoff")
+"""As files of such potentials are named."""
+DRAWN = {"sw": DrawnStillingerWeber, "tersoff": DrawnTersoff}
+
+
+def zinc_sulphide(form: str, seed: int = 3) -> str:
+    return f"drawn-{form},elements=['Zn','S'],seed={seed}"
 
 
 def energy(name: str) -> float:
@@ -26,17 +34,20 @@ def energy(name: str) -> float:
     return float(atoms.get_potential_energy())
 
 
-def test_name_and_seed_decide_all():
-    assert energy(ZINC_SULPHIDE) == energy(parse_calculator(ZINC_SULPHIDE).text)
-    assert energy(ZINC_SULPHIDE) != energy(ZINC_SULPHIDE.replace("3", "4"))
+@pytest.mark.parametrize("form", FORMS)
+def test_name_and_seed_decide_all(form: str):
+    name = zinc_sulphide(form)
+    assert energy(name) == energy(parse_calculator(name).text)
+    assert energy(name) != energy(zinc_sulphide(form, seed=4))
     # The same crystal has the same energy in whatever order the elements are named.
-    assert energy("drawn-sw,elements=['S','Zn'],seed=3") == pytest.approx(energy(ZINC_SULPHIDE), rel=1e-12)
+    assert energy(name.replace("['Zn','S']", "['S','Zn']")) == pytest.approx(energy(name), rel=1e-12)
 
 
-def test_forces_and_stress_are_derivatives_of_the_energy():
+@pytest.mark.parametrize("form", FORMS)
+def test_forces_and_stress_are_derivatives_of_the_energy(form: str):
     atoms = bulk("ZnS", "zincblende", a=5.4, cubic=True)
     atoms.rattle(0.15, seed=1)
-    atoms.calc = parse_calculator(ZINC_SULPHIDE).create()
+    atoms.calc = parse_calculator(zinc_sulphide(form)).create()
     forces, stress = atoms.get_forces(), atoms.get_stress()
     moved, h = atoms.copy(), 1e-4
     moved.calc = atoms.calc
@@ -53,33 +64,31 @@ def test_forces_and_stress_are_derivatives_of_the_energy():
     assert stress[0] == pytest.approx((energies[0] - energies[1]) / (2 * h) / atoms.get_volume(), abs=1e-6)
 
 
-def test_it_is_the_potential_that_a_file_with_its_parameters_describes(tmp_path: Path):
-    drawn = DrawnStillingerWeber(["Zn", "S"], seed=3)
-    n = len(drawn.parameters.elements)
-    symbols = ["Zn", "S"]
-    rows = [
-        " ".join(
-            [
-                symbols[a],
-                symbols[b],
-                symbols[c],
-                *(repr(float(x)) for x in drawn.parameters.values[(a * n + b) * n + c]),
-            ]
-        )
-        for a in range(n)
-        for b in range(n)
-        for c in range(n)
-    ]
-    (tmp_path / "ZnS.sw").write_text("\n".join(rows))
-    assert len(NAMES) == drawn.parameters.values.shape[1]
-    assert StillingerWeber(tmp_path / "ZnS.sw").elements == drawn.elements
-    assert energy(f"sw:{tmp_path / 'ZnS.sw'}") == pytest.approx(energy(ZINC_SULPHIDE), rel=1e-12)
+@pytest.mark.parametrize("form", FORMS)
+def test_it_is_the_potential_that_a_file_with_its_parameters_describes(form: str, tmp_path: Path):
+    parameters = DRAWN[form](["Zn", "S"], seed=3).parameters
+    triplets = list(product(["Zn", "S"], repeat=3))
+    rows = [" ".join([*each, *map(repr, row.tolist())]) for each, row in zip(triplets, parameters.values, strict=True)]
+    (tmp_path / "file").write_text("\n".join(rows))
+    assert energy(f"{form}:{tmp_path / 'file'}") == pytest.approx(energy(zinc_sulphide(form)), rel=1e-12)
 
 
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("seed", range(3))
+def test_crystals_hold_together(form: str, seed: int):
+    atoms = bulk("ZnS", "zincblende", a=5.4, cubic=True)
+    atoms.calc = parse_calculator(zinc_sulphide(form, seed)).create()
+    assert BFGS(FrechetCellFilter(atoms), logfile=None).run(fmax=0.01, steps=100)
+    radii = covalent_radii[[30, 16]].sum()
+    assert 0.85 < atoms.get_distance(0, 1, mic=True) / radii < 1.2
+    assert -9 < atoms.get_potential_energy() / len(atoms) < -1
+
+
+@pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("elements", [[], ["Zn", "Zn"], ["Unobtainium"], ["X", "Si"], ["Bk"]])
-def test_bad_elements(elements: list[str]):
+def test_bad_elements(form: str, elements: list[str]):
     with pytest.raises(CalculatorError, match="different symbols"):
-        DrawnStillingerWeber(elements)
+        DRAWN[form](elements)
 
 
 def test_the_recipe_names_the_elements_of_its_potentials_and_none_of_the_tests():

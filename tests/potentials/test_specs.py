@@ -61,7 +61,10 @@ def test_specs_travel_and_may_be_extended() -> None:
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("etm", r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of chgnet, drawn-sw, eam:FILE, "),
+        (
+            "etm",
+            r"unknown calculator 'etm' \(did you mean 'emt'\?\); expected one of chgnet, drawn-sw, drawn-tersoff, ",
+        ),
         ("lj,sgima=3", r"`lj` has no argument 'sgima' \(did you mean 'sigma'\?\); it takes sigma, epsilon"),
         ("EMTT", r"unknown calculator 'EMTT' \(did you mean 'emt'\?\)"),
         ("chgnett", r"unknown calculator 'chgnett' \(did you mean 'chgnet'\?\)"),
