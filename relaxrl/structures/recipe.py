@@ -55,7 +55,7 @@ class GroupRecipe:
     calculator: str | None = None
     """What they are minima of; that of the recipe if None."""
     calculators: tuple[str, ...] = ()
-    """Several to draw from, for each candidate one."""
+    """Several to draw from, for each candidate one. In all names `{elements}` stands for the elements of the group."""
 
     def __post_init__(self) -> None:
         if self.count < 1:
@@ -152,8 +152,10 @@ class SetRecipe:
             raise ValueError("`start_strain` needs minima with the cell: `minimum: {cell: true}`")
 
     def calculators(self, group: GroupRecipe) -> tuple[str, ...]:
-        """The calculators that a group's candidates are drawn from."""
-        return group.calculators or (group.calculator or self.calculator,)
+        """The calculators that a group's candidates are drawn from, with `{elements}` filled in: `['Al','P']`."""
+        elements = "[" + ",".join(f"'{symbol}'" for symbol in elements_of(group.drawn)) + "]"
+        names = group.calculators or (group.calculator or self.calculator,)
+        return tuple(name.replace("{elements}", elements) for name in names)
 
 
 def make_set(

@@ -91,7 +91,7 @@ def test_bad_elements(form: str, elements: list[str]):
         DRAWN[form](elements)
 
 
-def test_the_recipe_names_the_elements_of_its_potentials_and_none_of_the_tests():
+def test_the_recipe_draws_potentials_of_its_crystals_elements_and_none_of_the_tests():
     recipe = load_config(SetRecipe, Path(__file__).parents[2] / "configs" / "structures" / "drawn.yaml")
     groups = recipe.splits["train"].groups
     assert len(groups) > 30
@@ -99,7 +99,7 @@ def test_the_recipe_names_the_elements_of_its_potentials_and_none_of_the_tests()
         assert group.compounds is not None
         elements = set(group.compounds.elements)
         assert not elements & {"Ga", "N", "Ge", "B"}
-        for name in group.calculators:
+        for name in recipe.calculators(group):
             known = torch_equal(name)
             assert known is not None
             assert {chemical_symbols[number] for number in known.elements} == elements

@@ -62,6 +62,13 @@ def test_groups_have_calculators_of_their_own() -> None:
         assert atoms.get_potential_energy() == pytest.approx(entry.energy, abs=1e-6)
 
 
+def test_names_of_calculators_take_the_elements_of_their_group() -> None:
+    group = {"count": 2, "alloys": ALLOYS, "calculator": "drawn-sw,elements={elements},seed=5"}
+    made = cook_set(recipe(splits={"train": {"starts": False, "groups": [group]}}))["train"]
+    symbols = ",".join(f"'{symbol}'" for symbol in sorted(ALLOYS["elements"]))
+    assert {entry.calculator for entry in entries_of(made)} == {f"drawn-sw,elements=[{symbols}],seed=5"}
+
+
 def test_calculators_that_do_not_know_an_element() -> None:
     wrong = {"elements": ["Cu", "Fe"]}
     with pytest.raises(StructureError, match=r"tiny:train: group 0: calculator emt has no parameters for Fe"):
