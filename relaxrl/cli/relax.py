@@ -175,7 +175,7 @@ def run(args: argparse.Namespace) -> int:
     journal.unlink(missing_ok=True)
     if learning is not None:
         learning.finish()
-        print(f"the agent as it has become: {learning.folder}" if learning.version else "the agent stayed as it was")
+        print(_learned(learning))
     return _conclude(args, campaign)
 
 
@@ -269,7 +269,18 @@ def _line(done: Relaxed, number: int, total: int) -> str:
     if done.note:
         ending += f"; {done.note}"
     formula = done.atoms.get_chemical_formula()
-    return f"{done.name} {formula}: {done.force_evaluations} force evaluations, {ending}{place}"
+    plural = "" if done.force_evaluations == 1 else "s"
+    return f"{done.name} {formula}: {done.force_evaluations} force evaluation{plural}, {ending}{place}"
+
+
+def _learned(learning: OnlineLearning) -> str:
+    """What the user reads of the agent in the end."""
+    if learning.version:
+        return f"the agent as it has become: {learning.folder}"
+    stays = "the agent stayed as it was"
+    if learning.folder is not None and learning.folder.exists():
+        stays += f"; {learning.folder} is from another campaign"
+    return stays
 
 
 def _conclude(args: argparse.Namespace, campaign: Campaign) -> int:

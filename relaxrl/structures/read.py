@@ -29,7 +29,7 @@ _DATABASES = ("db", "json", "postgresql", "mysql")
 _ARCHIVE = ".npz"
 """Ending of the files that `relaxrl structures make` writes."""
 
-_NOT_STRUCTURES = (".csv", ".html", ".log", ".md", ".png", ".pov", ".py", ".txt", ".yaml", ".yml")
+_NOT_STRUCTURES = (".csv", ".html", ".journal", ".log", ".md", ".png", ".pov", ".py", ".txt", ".yaml", ".yml")
 """Extensions that are passed over in folders though ASE may know a format of this name (`.csv` is read by us)."""
 
 

@@ -71,6 +71,12 @@ def test_all_frames_with_their_energies_and_constraints(tmp_path, capsys):
     assert lines[-1].startswith("3 of 3 converged")
 
 
+def test_one_evaluation_is_not_several(tmp_path, capsys):
+    write(tmp_path / "in.extxyz", bulk("Cu", a=3.59))
+    assert relax(tmp_path / "in.extxyz", "--calculator", "emt", "--out", tmp_path / "out.extxyz") == 0
+    assert "Cu: 1 force evaluation, converged" in capsys.readouterr().out
+
+
 def test_status_1_and_the_structure_so_far_when_not_converged(tmp_path, capsys):
     write(tmp_path / "in.extxyz", cell())
     arguments = ("--agent", "none", "--calculator", "emt", "--out", tmp_path / "out.extxyz", "--steps", 1)

@@ -121,6 +121,7 @@ def test_folder_is_read_in_order_and_passes_over_what_is_no_structure(tmp_path: 
     (tmp_path / "meta.json").write_text('{"source": "here"}')
     (tmp_path / "run.sh").write_text("echo")
     (tmp_path / ".hidden.xyz").write_text("not xyz")
+    (tmp_path / "CONTCAR.journal").write_bytes(b"of relaxrl relax, interrupted")
     ids = [crystal.id.removeprefix(str(tmp_path)) for crystal in read_structures(tmp_path)]
     assert ids == ["/a.extxyz#0", "/a.extxyz#1", "/a.extxyz#2", "/b.cif#0", "/deep/POSCAR#0", "/deep/table.csv#0"]
 

@@ -192,6 +192,8 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkey
     assert sorted(path.name for path in Path("end.extxyz.agent").iterdir())[0] == "model.json"
     assert load_agent("end.extxyz.agent").metadata["parent"] == "metals"
     assert not Path("end.extxyz.journal").exists()
+    assert main([*command, "--learn", "--learn-every", "100"]) == 0
+    assert "the agent stayed as it was; end.extxyz.agent is from another campaign" in capsys.readouterr().out
 
 
 def test_a_killed_command_goes_on(tmp_path: Path) -> None:
