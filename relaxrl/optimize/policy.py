@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, runtime_checkable
 
@@ -47,7 +48,9 @@ def load_policy(agent: Policy | str | Path | None) -> Policy | None:
     """The agent itself, or the one of this name or path; None stays None.
 
     `none` is no agent, as on the command line. Names of other libraries' agents begin with `sb3:` or `policy:`; see
-    `relaxrl.integrations.load_foreign`.
+    `relaxrl.integrations.load_foreign`. A shipped agent is loaded once, and the same object given to all who ask for it
+    by name: to make networks takes as long as some evaluations of a machine-learned potential. `load_agent` gives one
+    that may be changed.
 
     Raises:
         TypeError: The object has no method `act`.
@@ -60,15 +63,23 @@ def load_policy(agent: Policy | str | Path | None) -> Policy | None:
         return agent
     if isinstance(agent, str | Path):
         # Networks load torch modules for seconds: only where one is asked for.
-        from relaxrl.agents import load_agent
+        from relaxrl.agents import load_agent, shipped_agents
         from relaxrl.integrations import is_foreign, load_foreign
 
         if is_foreign(str(agent)):
             return load_foreign(str(agent))
-
+        if str(agent) in shipped_agents():
+            return _shipped(str(agent))
         loaded: Policy = load_agent(agent)
         return loaded
     raise TypeError(f"`agent` must be a name, a path, None, or have a method act(graph), got {type(agent).__name__}")
+
+
+@lru_cache(maxsize=4)
+def _shipped(name: str) -> Policy:
+    from relaxrl.agents import load_agent
+
+    return load_agent(name)
 
 
 def suited(agent: str | None, symbols: Iterable[str]) -> str | None:

@@ -13,6 +13,7 @@ from ase.io import read
 from ase.optimize import BFGS
 from ase.optimize.optimize import Optimizer
 
+from relaxrl.agents import load_agent
 from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
 from relaxrl.optimize import RLOptimizer, SafeguardConfig
 
@@ -90,6 +91,12 @@ def test_any_agent_ends_in_the_minimum_of_bfgs_and_counts_every_evaluation(name)
     assert np.linalg.norm(atoms.get_forces(), axis=1).max() < 0.01
     assert atoms.get_potential_energy() == pytest.approx(reference.get_potential_energy(), abs=SAME_MINIMUM)
     assert atoms.get_potential_energy() < start_energy
+
+
+def test_a_shipped_agent_is_loaded_once_and_its_copies_are_their_own():
+    first, second = (RLOptimizer(alloy(seed), agent="metals", logfile=None).agent for seed in (1, 2))
+    assert first is second
+    assert load_agent("metals") is not first
 
 
 @pytest.mark.parametrize(("repeat", "n"), [((1, 1, 1), 10), ((2, 2, 2), 2)])
