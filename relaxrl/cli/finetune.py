@@ -57,7 +57,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.add_argument("--relaxations", type=int, metavar="N", help="relax this many at most (default: 30)")
     parser.add_argument("--fmax", type=float, help="relaxations end below this force, eV/Å (default: 0.01)")
     parser.add_argument("--steps", type=int, help="limit of each relaxation (default: 500)")
-    parser.add_argument("--updates", type=int, metavar="N", help="of the parameters, at most (default: 300)")
+    parser.add_argument(
+        "--updates",
+        type=int,
+        metavar="N",
+        help="of the parameters, rounded up to whole epochs (default: 300); fewer where they help no more",
+    )
     parser.add_argument(
         "--replay",
         metavar="FILE",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
+import torch
 from ase import Atoms
 
 from relaxrl.cell import check_cell
@@ -351,11 +353,14 @@ def _checked(agent: AgentLike) -> Policy:
 
 
 def _on(policy: Policy, device: str) -> Policy:
-    """The policy, its networks moved where it has some."""
+    """The policy; a copy with its networks there, where it has some that stand elsewhere."""
     actor: Any = getattr(policy, "actor", None)
-    if callable(getattr(actor, "to", None)):
-        actor.to(device)
-    return policy
+    parameters = getattr(actor, "parameters", None)
+    if not callable(parameters) or all(parameter.device == torch.device(device) for parameter in parameters()):
+        return policy
+    moved = copy.deepcopy(policy)  # shipped agents are shared by all who ask for them
+    moved.actor.to(device)  # type: ignore[attr-defined]
+    return moved
 
 
 def _side_by_side(

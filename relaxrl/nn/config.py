@@ -9,9 +9,6 @@ from pydantic import Field
 
 from relaxrl.config import configclass, with_defaults
 
-USUAL_CUTOFF = (5.0, 7.0)
-"""Å; first to third shell of most crystals. Other values are allowed, but meant to be chosen with a reason."""
-
 
 @configclass
 class TrunkConfig:

@@ -27,7 +27,7 @@ import numpy as np
 from ase import Atoms
 from ase.calculators.singlepoint import SinglePointCalculator
 
-from relaxrl.errors import CalculatorError, ConfigError, RelaxRLError
+from relaxrl.errors import ConfigError, RelaxRLError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.journal import Journal
 from relaxrl.optimize.learner import Learner
@@ -134,8 +134,12 @@ def relax_one(
                 f"{optimizer.calculator_failures} of the evaluations failed, cured by shorter steps "
                 f"({optimizer.last_failure})"
             )
-    except (CalculatorError, RelaxRLError) as error:
+    except RelaxRLError as error:
         reason = str(error)
+    except Exception as error:  # constraints and calculators raise what they like
+        if optimizer is None:  # every structure would fail
+            raise
+        reason = f"{type(error).__name__}: {error}"
     finally:
         # Also on Ctrl-C: the atoms are still to be written, and a calculator may not pickle.
         atoms.calc = SinglePointCalculator(atoms, **results) if results else None
@@ -278,6 +282,9 @@ class Campaign:
             for index in running.values():
                 losses[index] = max(losses[index], 1)
             raise
+        except BaseException:
+            _terminate(executor)
+            raise
         finally:
             for future in running:
                 future.cancel()
@@ -303,6 +310,12 @@ class Campaign:
 def _processes(workers: int) -> Executor:
     """Fresh processes: a fork of one that has used torch's threads may hang."""
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
+
+
+def _terminate(executor: Executor) -> None:
+    """Nobody waits for what runs: else Python does not end before it is through, and with DFT that is hours."""
+    for process in list((getattr(executor, "_processes", None) or {}).values()):
+        process.terminate()
 
 
 def _prepare() -> None:

@@ -17,6 +17,7 @@ from relaxrl.checkpoint import write_atomically
 from relaxrl.config import to_dict
 from relaxrl.errors import CheckpointError
 from relaxrl.optimize.recording import Evaluated
+from relaxrl.potentials.specs import CALCULATOR_KEY
 
 if TYPE_CHECKING:
     from relaxrl.optimize.campaign import Conditions, Relaxed
@@ -121,19 +122,21 @@ class Journal:
             if found.get(key) != value:
                 what = "are others" if key == "structures" else f"was {found.get(key)}, now it is {value}"
                 raise CheckpointError(
-                    f"{self.path} remembers a campaign that was interrupted, and its {key} {what}; go on with what it "
-                    "was, or begin anew with --restart, which forgets what was done"
+                    f"{self.path} remembers relaxations, and their {key} {what}; go on with what it was, or delete "
+                    "the file (`relaxrl relax --restart` does) and begin anew"
                 )
 
 
 def _fingerprint(structures: Sequence[tuple[str, Atoms]]) -> str:
-    """The same for the same names, elements, positions, cells and constraints."""
+    """The same for the same names, elements, positions, moments, charges, cells, constraints and calculators."""
     digest = hashlib.sha256()
     for name, atoms in structures:
         digest.update(name.encode())
-        for array in (atoms.numbers, atoms.positions, atoms.cell.array, atoms.pbc):
-            digest.update(array.tobytes())
-        digest.update(repr([constraint.todict() for constraint in atoms.constraints]).encode())
+        own = {key: atoms.arrays[key] for key in sorted(atoms.arrays) if atoms.arrays[key].dtype != object}
+        for key, array in (*own.items(), ("cell", atoms.cell.array), ("pbc", atoms.pbc)):
+            digest.update(key.encode() + array.tobytes())
+        constraints = [constraint.todict() for constraint in atoms.constraints]
+        digest.update(repr((constraints, atoms.info.get(CALCULATOR_KEY))).encode())
     return digest.hexdigest()[:16]
 
 

@@ -37,6 +37,10 @@ from relaxrl.typing import FloatArray, StateDict
 
 MAX_TRIALS = 15
 """Trials of one quasi-Newton step; the last is shorter than the first by 0.4^14 = 3e-6."""
+
+NO_AGENT = "no agent"
+"""Why the quasi-Newton method steers where no agent was given."""
+
 UNKNOWN_RADIUS = 0.2
 """Å; the quasi-Newton method's first step where no force difference has been seen: springs are too soft by a factor of
 three on covalent and ionic crystals. The next ones are as long as they are trusted."""
@@ -140,7 +144,7 @@ class RLOptimizer(Optimizer):
     def initialize(self) -> None:
         """Start without any knowledge; ASE calls it where there is no restart file."""
         self.force_evaluations = 0
-        self.handover_reason = "" if self.agent is not None else "no agent"
+        self.handover_reason = "" if self.agent is not None else NO_AGENT
         self._surface = make_surface(self.atoms, self._cell)
         self.optimizable = self._surface.optimizable
         self.calculator_failures = 0
@@ -240,7 +244,8 @@ class RLOptimizer(Optimizer):
             )
         self.nsteps = int(state["nsteps"])
         self.force_evaluations = int(state["force_evaluations"])
-        self.handover_reason = str(state["handover_reason"])
+        if self.agent is not None and state["handover_reason"] != NO_AGENT:
+            self.handover_reason = str(state["handover_reason"])
         self._pairs.load_state_dict(state["pairs"])
         # Older files don't have these.
         self.calculator_failures = int(state.get("calculator_failures", 0))
@@ -362,7 +367,7 @@ class RLOptimizer(Optimizer):
         if known is None or not np.array_equal(point.x, known.x) or abs(point.energy - known.energy) > 1e-6:
             point = self._surface.begin(point)
             self._previous, self._here, self._evaluated = None, point, False
-            self.handover_reason = "" if self.agent is not None else "no agent"
+            self.handover_reason = "" if self.agent is not None else NO_AGENT
             if self._pilot is not None:
                 self._pilot.begin()
             self._safeguard.begin(point)

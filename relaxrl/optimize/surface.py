@@ -86,7 +86,11 @@ class Surface(ABC):
     def displaced(self, start: Point, displacement: FloatArray) -> Point | None:
         """One force evaluation at `start` displaced; constraints have their say. None if the calculator refuses."""
         self.place(start)
-        self.optimizable.set_x(start.x + displacement)
+        try:
+            self.optimizable.set_x(start.x + displacement)
+        except Exception as error:  # constraints refuse, too
+            self.failure = error
+            return None
         return self.here()
 
     @abstractmethod

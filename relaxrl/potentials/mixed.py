@@ -102,11 +102,6 @@ class MixedPotential(Potential):
         for name in dict.fromkeys(self.names):
             self.source.single(name)
 
-    @property
-    def in_torch(self) -> bool:
-        """Whether all structures have potentials written in torch."""
-        return all(isinstance(self.source.batched(name), TorchPotential) for name in set(self.names))
-
     def select(self, places: Sequence[int]) -> MixedPotential:
         """The potential of a batch of some of the structures."""
         return MixedPotential([self.names[place] for place in places], self.source)

@@ -11,7 +11,7 @@ from ase.optimize import BFGS
 from ase.utils.abc import Optimizable
 
 from relaxrl.errors import StructureError
-from relaxrl.strain import tensor_from_vector, vector_from_tensor
+from relaxrl.strain import LENGTH_PER_ROOT_ATOM, tensor_from_vector, vector_from_tensor
 from relaxrl.structures.check import closest_pair
 from relaxrl.structures.crystal import MIN_SEPARATION
 from relaxrl.typing import FloatArray
@@ -24,9 +24,6 @@ _ALPHA = 10.0
 
 _DIGITS = 6
 """Decimals, Å, that a relaxation hands on: rounding errors die here instead of growing in the next one."""
-
-_LENGTH_PER_ROOT_ATOM = 2.0
-"""Å; strain times this and the square root of the number of atoms is about as stiff as displacements are."""
 
 
 class NotRelaxedError(StructureError):
@@ -46,7 +43,7 @@ class StrainedCrystal(Optimizable):
 
     def __init__(self, atoms: Atoms) -> None:
         self.atoms = atoms
-        self.length = _LENGTH_PER_ROOT_ATOM * len(atoms) ** 0.5
+        self.length = LENGTH_PER_ROOT_ATOM * len(atoms) ** 0.5
         self._cell = atoms.cell.array.copy()
         self._volume = float(atoms.cell.volume)
         self._x = np.concatenate([atoms.positions.ravel(), np.zeros(6)])

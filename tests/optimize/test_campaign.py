@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from multiprocessing import active_children
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 from ase.db import connect
 from ase.io import read, write
 from ase.spacegroup import Spacegroup
@@ -25,7 +27,7 @@ from relaxrl.cli.main import main
 from relaxrl.errors import CheckpointError
 from relaxrl.optimize import journal
 from relaxrl.optimize.campaign import ATTEMPTS, Campaign, Conditions
-from relaxrl.potentials import parse_calculator
+from relaxrl.potentials import CALCULATOR_KEY, parse_calculator
 
 FATAL = 3.7
 """Å; the cell that takes its worker down."""
@@ -51,6 +53,43 @@ def cells(n: int) -> list[tuple[str, Atoms]]:
 
 def emt(**conditions: float) -> Conditions:
     return Conditions(None, parse_calculator("emt"), **conditions)
+
+
+class Refusing(FixAtoms):
+    """A constraint that can't be met, as those that iterate say of some displacements."""
+
+    def adjust_positions(self, *_: object) -> None:
+        raise RuntimeError("did not converge")
+
+
+class Endless(EMT):
+    """EMT that takes longer than anybody waits."""
+
+    def calculate(self, *args: object, **kwargs: object) -> None:
+        time.sleep(0.0 if abs(self.atoms.cell[0, 0] - FATAL) > 1e-6 else 600)
+        super().calculate(*args, **kwargs)
+
+
+@pytest.mark.parametrize("agent", [None, "metals"])
+def test_a_constraint_that_refuses_ends_one_relaxation_alone(agent: str | None) -> None:
+    structures = cells(2)
+    structures[0][1].set_constraint(Refusing([0]))
+    done = list(Campaign(structures, Conditions(agent, parse_calculator("emt"))).run())
+    assert [one.converged for one in done] == [False, True]
+    assert "did not converge" in done[0].reason
+
+
+def test_who_stops_waiting_stops_the_workers() -> None:
+    endless = bulk("Cu", a=FATAL, cubic=True)
+    structures = [*cells(1), ("endless", endless), ("endless, too", endless)]
+    running = Campaign(structures, Conditions(None, parse_calculator(f"{__name__}:Endless"))).run(2)
+    assert next(running).name == "copper 0"
+    workers = active_children()
+    assert workers
+    running.close()
+    for worker in workers:
+        worker.join(20)
+        assert not worker.is_alive()
 
 
 def test_threads_and_one_after_the_other_agree() -> None:
@@ -140,6 +179,18 @@ def test_the_journal_of_another_campaign_is_refused(
     list(Campaign(cells(2), emt(), tmp_path / "journal").run())
     with pytest.raises(CheckpointError, match=message):
         Campaign(cells(structures), emt(**conditions), tmp_path / "journal")
+
+
+@pytest.mark.parametrize("what", ["moments", "calculator"])
+def test_a_journal_knows_what_else_structures_bring(tmp_path: Path, what: str) -> None:
+    list(Campaign(cells(2), emt(), tmp_path / "journal").run())
+    others = cells(2)
+    if what == "moments":
+        others[0][1].set_initial_magnetic_moments([1, 0, 0, 0])
+    else:
+        others[0][1].info[CALCULATOR_KEY] = "lj"
+    with pytest.raises(CheckpointError, match="structures are others"):
+        Campaign(others, emt(), tmp_path / "journal")
 
 
 def test_a_file_that_is_no_journal_is_left_alone(tmp_path: Path) -> None:

@@ -412,6 +412,15 @@ def test_a_restart_goes_on_to_the_last_bit(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["relax.npz"]
 
 
+@pytest.mark.parametrize(("before", "after", "steers"), [(None, "metals", ""), ("metals", None, "no agent")])
+def test_a_restart_may_bring_an_agent_or_leave_it(tmp_path, before, after, steers):
+    file = tmp_path / "restart.json"
+    RLOptimizer(alloy(), restart=file, agent=before, logfile=None).run(fmax=0.01, steps=2)
+    second = RLOptimizer(alloy(), restart=file, agent=after, logfile=None)
+    assert second.handover_reason == steers
+    assert second.run(fmax=0.01, steps=100)
+
+
 def test_restart_files_that_don_t_fit_are_refused(tmp_path):
     file = tmp_path / "relax.npz"
     RLOptimizer(alloy(), restart=file, agent=None, logfile=None).run(fmax=0.01, steps=3)

@@ -290,7 +290,7 @@ class OnlineLearning:
             state["version"], state["place"], state["rounds"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise CheckpointError(
-                f"{self.folder / STATE_FILE}: damaged ({error}); begin anew with --restart"
+                f"{self.folder / STATE_FILE}: damaged ({error}); delete the file, and begin anew"
             ) from error
         return state
 

@@ -45,6 +45,7 @@ def starts(crystals: Sequence[Crystal], config: FinetuneConfig, generator: np.ra
         chosen = np.sort(generator.permutation(len(waiting))[: config.relaxations])
         waiting = [waiting[k] for k in chosen]
     copies: list[Crystal] = []
+    minima = [minima[k] for k in generator.permutation(len(minima))]
     while minima and len(waiting) + len(copies) < config.relaxations:
         crystal = minima[len(copies) % len(minima)]
         name = f"{crystal.id}~{len(copies) // len(minima)}"
