@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from ase import Atoms
 
-from relaxrl.agents import Agent
+from relaxrl.agents import Agent, load_agent
 from relaxrl.checkpoint import MODEL_FILE, load_checkpoint, write_atomically
 from relaxrl.config import dump_config, from_dict, load_config, to_dict
 from relaxrl.errors import CheckpointError, ConfigError
@@ -46,8 +46,8 @@ from relaxrl.training.supervised.book import LAST
 from relaxrl.training.supervised.parameters import KIND, exported, fill
 
 CONFIG_FILE, JOURNAL_FILE = "finetune.yaml", "relaxations.journal"
-ON_THE_WAY, TRAINING = "on-the-way", "training"
-"""Folders of the agent while relaxations go on, and of the training after them."""
+ON_THE_WAY, TRAINING, PREVIOUS = "on-the-way", "training", "previous"
+"""Folders of the agent while relaxations go on, of the training after them, and of the agent of an earlier training."""
 _OF_TRAINING = ("updates", "batch_size", "replay", "replay_size", "held_out", "trainer")
 """Keys that the relaxations don't depend on: with others the agent is trained anew, on the same relaxations."""
 _UNBOUNDED = 1e6
@@ -208,15 +208,16 @@ def _opened(folder: Path, config: FinetuneConfig) -> Path:
 
 
 def _write_settings(folder: Path, config: FinetuneConfig) -> None:
-    """Only when all else is checked: what training with other settings led to goes."""
+    """Only when all else is checked: what training with other settings led to makes room."""
     settings = folder / CONFIG_FILE
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"can't make the folder `{folder}`: {error.strerror}") from error
     if settings.is_file() and to_dict(load_config(FinetuneConfig, settings)) != to_dict(config):
-        # The agent that was, too: a folder that has one is finished.
-        (folder / MODEL_FILE).unlink(missing_ok=True)
+        if (folder / MODEL_FILE).is_file():  # a folder that has one is finished
+            load_agent(folder).save(folder / PREVIOUS)
+            (folder / MODEL_FILE).unlink()
         shutil.rmtree(folder / TRAINING, ignore_errors=True)
     dump_config(config, folder / CONFIG_FILE)
 

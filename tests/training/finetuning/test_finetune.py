@@ -21,6 +21,7 @@ from ase.io import write
 from relaxrl.agents import Agent, load_agent
 from relaxrl.checkpoint import load_model
 from relaxrl.cli.main import main
+from relaxrl.config import from_dict
 from relaxrl.errors import CheckpointError, ConfigError, StructureError
 from relaxrl.nn import DirectActorConfig, build_actor
 from relaxrl.optimize import Campaign, Conditions
@@ -28,8 +29,10 @@ from relaxrl.potentials import parse_calculator
 from relaxrl.structures import Crystal
 from relaxrl.structures.frames import Frame, load_frames, save_frames
 from relaxrl.training import finetune
+from relaxrl.training.finetuning.config import FinetuneConfig
 from relaxrl.training.finetuning.examples import frames_of, relative_error
 from relaxrl.training.finetuning.finetune import JOURNAL_FILE, TRAINING
+from relaxrl.training.finetuning.relaxing import starts
 from relaxrl.training.finetuning.terms import mean_loss
 
 STIFFNESS = 6.0
@@ -137,6 +140,14 @@ def test_minima_are_displaced_as_often_as_it_takes(tmp_path: Path) -> None:
     assert len(lines) == 8
 
 
+def test_minima_are_drawn_at_random_where_there_are_more_than_it_takes() -> None:
+    minima = [Crystal(f"{k}", bulk("Cu" if k < 20 else "Au", cubic=True), f"{k}", "minimum") for k in range(40)]
+    config = from_dict(FinetuneConfig, {"agent": "metals", "calculator": "emt", "relaxations": 20})
+    drawn = {crystal.id for crystal in starts(minima, config, np.random.default_rng(0))}
+    assert len(drawn) == 20
+    assert 3 < sum(int(name.partition("~")[0]) < 20 for name in drawn) < 17
+
+
 def test_the_agent_stays_as_it_was_where_there_is_nothing_to_gain(tmp_path: Path) -> None:
     given = [Crystal(str(k), cell(k, "Al", "Ni"), str(k)) for k in range(7)]
     worse = ["trainer.max_lr=0.03", "trainer.min_lr=0.03", "trainer.ema_decay=null"]
@@ -214,6 +225,7 @@ def test_other_settings_of_the_training_repeat_no_relaxation(tmp_path: Path) -> 
     assert again.updates == 12
     assert (tmp_path / "mine" / JOURNAL_FILE).read_text() == journal
     assert load_agent(tmp_path / "mine").metadata["updates"] == 12
+    assert load_agent(tmp_path / "mine" / "previous").metadata["updates"] < 12
 
 
 def test_a_mistake_does_not_cost_the_agent_that_is_there(tmp_path: Path) -> None:
