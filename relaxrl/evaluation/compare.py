@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
@@ -35,6 +34,7 @@ from relaxrl.potentials.mixed import torch_equal
 from relaxrl.provenance import versions
 from relaxrl.seeding import Generators
 from relaxrl.structures import Crystal, perturb, read_structures
+from relaxrl.workers import worker_processes
 
 AgentLike: TypeAlias = str | Path | Policy
 StructuresLike: TypeAlias = str | PathLike[str] | Atoms | Sequence[str | PathLike[str] | Atoms | Crystal]
@@ -389,8 +389,7 @@ def _in_processes(
     agents: dict[str, AgentLike],
     workers: int,
 ) -> Iterator[RunRecord]:
-    # Spawned: a forked copy of a process in which torch has made threads can hang.
-    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=_one_thread) as pool:
+    with worker_processes(workers) as pool:
         futures = [pool.submit(_job, start, method, spec, limits, agents) for start, method in jobs]
         try:
             for future in as_completed(futures):
@@ -407,10 +406,3 @@ def _in_processes(
 
 def _job(start: Start, method: str, spec: CalculatorSpec, limits: Limits, agents: dict[str, AgentLike]) -> RunRecord:
     return run_method(start, method, spec, limits, {name: _loaded(agent) for name, agent in agents.items()})
-
-
-def _one_thread() -> None:
-    """Workers that each use all cores slow each other down."""
-    import torch  # in the worker only
-
-    torch.set_num_threads(1)

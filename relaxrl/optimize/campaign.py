@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 import warnings
 from collections import deque
@@ -13,14 +11,11 @@ from concurrent.futures import (
     BrokenExecutor,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     wait,
 )
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from multiprocessing import get_context, parent_process
-from multiprocessing.connection import wait as wait_for_any
 from pathlib import Path
 
 import numpy as np
@@ -35,6 +30,7 @@ from relaxrl.optimize.policy import Policy, UntrainedElementWarning, load_policy
 from relaxrl.optimize.recording import Evaluated, RecordingCalculator
 from relaxrl.optimize.rl_optimizer import RLOptimizer
 from relaxrl.potentials import CalculatorSpec
+from relaxrl.workers import terminate, worker_processes
 
 AHEAD = 2
 """Relaxations handed to an executor per worker: one that runs, and one that waits beside it."""
@@ -229,7 +225,7 @@ class Campaign:
         else:
             if self.learner is not None:
                 self.learner.expect(AHEAD * workers)
-            yield from self._run_elsewhere(workers, executor or (lambda: _processes(workers)))
+            yield from self._run_elsewhere(workers, executor or (lambda: worker_processes(workers)))
 
     def _run_elsewhere(self, workers: int, make: Callable[[], Executor]) -> Iterator[Relaxed]:
         """Keep the executor busy; after a loss of workers, hand out again what they had."""
@@ -283,7 +279,7 @@ class Campaign:
                 losses[index] = max(losses[index], 1)
             raise
         except BaseException:
-            _terminate(executor)
+            terminate(executor)
             raise
         finally:
             for future in running:
@@ -305,35 +301,6 @@ class Campaign:
         if self.learner is not None:
             self.learner.take(done)
         return done
-
-
-def _processes(workers: int) -> Executor:
-    """Fresh processes: a fork of one that has used torch's threads may hang."""
-    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_prepare)
-
-
-def _terminate(executor: Executor) -> None:
-    """Nobody waits for what runs: else Python does not end before it is through, and with DFT that is hours."""
-    for process in list((getattr(executor, "_processes", None) or {}).values()):
-        process.terminate()
-
-
-def _prepare() -> None:
-    """Workers share the cores between them, and don't outlive who sent them."""
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = "1"
-    import torch
-
-    torch.set_num_threads(1)
-
-
-def _end_with_parent() -> None:
-    """A process that was killed can't tell its workers to go."""
-    parent = parent_process()
-    if parent is not None:
-        wait_for_any([parent.sentinel])
-        os._exit(1)
 
 
 @lru_cache(maxsize=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import signal
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +18,7 @@ from relaxrl.graph import AtomGraph
 from relaxrl.io import atoms_from_graph
 from relaxrl.potentials.base import Evaluation, Potential
 from relaxrl.typing import FloatArray
+from relaxrl.workers import worker_processes
 
 
 class CalculatorFactory(Protocol):
@@ -131,8 +131,7 @@ class ASEPotential(Potential):
 
     def _submit(self, structures: list[Atoms], stress: bool) -> list[Future[_Result]]:
         if self._pool is None:
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.workers, context, initializer=_start_worker, initargs=(self.spec,))
+            self._pool = worker_processes(self.workers, _start_worker, (self.spec,))
         futures: list[Future[_Result]] = []
         for atoms in structures:
             try:
@@ -189,7 +188,6 @@ def _start_worker(spec: CalculatorFactory) -> None:
     """Prepares a process of the pool; the calculator itself is made at the first structure, where errors are heard."""
     global _create
     _create = spec.create
-    torch.set_num_threads(1)  # the processes share the cores
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Iterator
-from concurrent.futures import Executor, ProcessPoolExecutor
+from concurrent.futures import Executor
 from contextlib import contextmanager
 
-import torch
+from relaxrl.workers import worker_processes
 
 
 @contextmanager
@@ -19,9 +18,7 @@ def worker_pool(jobs: int) -> Iterator[Executor | None]:
     if jobs <= 1:
         yield None
         return
-    # Fresh processes: forking one in which torch has started threads can hang. One thread each: jobs share the cores.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(jobs, context, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+    with worker_processes(jobs) as executor:
         try:
             yield executor
         except BaseException:
