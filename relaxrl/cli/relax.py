@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import signal
 import sys
 import tempfile
 from collections import Counter
@@ -13,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from relaxrl.cli.interrupts import is_read, sigterm_as_ctrl_c
 from relaxrl.errors import ConfigError, StructureError
 
 if TYPE_CHECKING:
@@ -152,23 +152,20 @@ def run(args: argparse.Namespace) -> int:
         print(f"{n_before} of {len(structures)} were done before, see {journal}")
     if args.workers > 1:
         print(f"relaxing {len(structures) - n_before} structures, {args.workers} side by side", flush=True)
-    # Batch systems end jobs by SIGTERM: what is done is written as after Ctrl-C.
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        for number, done in enumerate(campaign.run(args.workers, **options), start=n_before + 1):
-            print(_line(done, number, len(structures)), flush=True)
-            if learning is not None and learning.rounds and learning.rounds[-1].taken == number:
-                print(learning.rounds[-1].text, flush=True)
-    except KeyboardInterrupt:
-        if _is_read(args.out, args.file):
-            kept = f"what is done is in {journal}, {args.file} is as it was"
-        else:
-            _write(args.out, campaign)
-            kept = f"the structures as far as they came are in {args.out}"
-        print(f"relaxrl: {kept}; the same command goes on", file=sys.stderr)
-        raise
-    finally:
-        signal.signal(signal.SIGTERM, before)
+    with sigterm_as_ctrl_c():
+        try:
+            for number, done in enumerate(campaign.run(args.workers, **options), start=n_before + 1):
+                print(_line(done, number, len(structures)), flush=True)
+                if learning is not None and learning.rounds and learning.rounds[-1].taken == number:
+                    print(learning.rounds[-1].text, flush=True)
+        except KeyboardInterrupt:
+            if is_read(args.out, [args.file]):
+                kept = f"what is done is in {journal}, {args.file} is as it was"
+            else:
+                _write(args.out, campaign)
+                kept = f"the structures as far as they came are in {args.out}"
+            print(f"relaxrl: {kept}; the same command goes on", file=sys.stderr)
+            raise
     _write(args.out, campaign)
     if args.table is not None:
         _write_table(args.table, campaign)
@@ -347,12 +344,6 @@ def _check_room(out: Path, n_structures: int) -> None:
             f"--out {out}: this format holds one structure, got {n_structures}; try one that holds several, such as "
             "relaxed.extxyz"
         )
-
-
-def _is_read(out: Path, file: str) -> bool:
-    """Whether the same command would read what is written, and find other structures than it began with."""
-    places = [Path(name).resolve() for name in (file, file.rpartition("@")[0]) if name]
-    return any(place == out.resolve() or (place.is_dir() and place in out.resolve().parents) for place in places)
 
 
 def _write(out: Path, campaign: Campaign) -> None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relaxrl.cli.interrupts import sigterm_as_ctrl_c, unfinished
 from relaxrl.cli.structures_generate import GENERATE, add_arguments, generate
 from relaxrl.cli.structures_make import progress_bars, run_frames, run_make
 
@@ -62,7 +64,8 @@ has groups, and each group a count and what to draw: alloys, compounds or random
 MINIMIZE = """\
 Turn crystals into true minima of your calculator, at fixed cell or with it: displace, relax, displace and relax again
 until nothing lower is found, then leave every saddle point along the direction that its Hessian shows. Agents are best
-trained on such minima. Structures that lead to none are reported and left out.
+trained on such minima. Structures that lead to none, or for which the calculator fails, are named with the reason and
+left out. After Ctrl-C what is done is written.
 """
 
 INSPECT = """\
@@ -197,27 +200,42 @@ def run_minimize(args: argparse.Namespace) -> int:
     from relaxrl.config import from_dict
     from relaxrl.structures.jobs import worker_pool
     from relaxrl.structures.minima import MinimumConfig
-    from relaxrl.structures.minimize import find_minima
-    from relaxrl.structures.write import write_structures
+    from relaxrl.structures.minimize import search_minima
+    from relaxrl.structures.write import check_writable
 
     crystals = _read(args)
+    check_writable(args.out, crystals)
     settings = {name: getattr(args, name) for name in ("rattle", "cell", "check")}
     settings["fmax"] = {"hessian": 1e-4, "rattle": 2e-3}[args.check] if args.fmax is None else args.fmax
     config = from_dict(MinimumConfig, settings, source="options")
-    minima, without = [], []
-    with worker_pool(args.jobs) as executor, progress_bars() as progress:
-        found = find_minima(crystals, args.calculator, config, args.seed, executor)
-        tracked = progress.track(found, total=len(crystals), description="minima")
-        for crystal, minimum in zip(crystals, tracked, strict=True):
-            if minimum is None:
-                without.append(crystal.id)
-            else:
-                minima.append(minimum)
-    for name in without:
-        print(f"{name}: no true minimum found nearby; left out")
-    write_structures(args.out, minima)
-    print(f"{args.out}: {_summary(minima)}")
-    return 1 if without else 0
+    found: dict[int, Crystal | str] = {}
+    with worker_pool(args.jobs) as executor, progress_bars() as progress, sigterm_as_ctrl_c():
+        made = search_minima(crystals, args.calculator, config, args.seed, executor)
+        try:
+            found.update(progress.track(made, total=len(crystals), description="minima"))
+        except BaseException:  # whatever ends it: what is done is kept, before workers are waited for
+            if found:
+                said = _write_minima(unfinished(args.out, args.files), crystals, found)
+                print(f"relaxrl: stopped after {len(found)} of {len(crystals)}; {said}", file=sys.stderr)
+            raise
+    print(_write_minima(args.out, crystals, found))
+    return 1 if any(isinstance(outcome, str) for outcome in found.values()) else 0
+
+
+def _write_minima(out: str, crystals: list[Crystal], found: dict[int, Crystal | str]) -> str:
+    """Name what was left out, write the others in order of the crystals, and say what was written."""
+    from relaxrl.structures.write import write_structures
+
+    minima = []
+    for number, outcome in sorted(found.items(), key=lambda item: item[0]):
+        if isinstance(outcome, str):
+            print(f"{crystals[number].id}: {outcome}; left out")
+        else:
+            minima.append(outcome)
+    if not minima:
+        return f"{out}: not written, there are no minima"
+    write_structures(out, minima)
+    return f"{out}: {_summary(minima)}"
 
 
 def run_inspect(args: argparse.Namespace) -> int:

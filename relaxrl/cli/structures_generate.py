@@ -54,11 +54,13 @@ def generate(args: argparse.Namespace, progress: Callable[[], AbstractContextMan
         StructureError: Nothing can be drawn, or too little.
     """
     from relaxrl.errors import StructureError
-    from relaxrl.structures.write import write_structures
+    from relaxrl.structures.write import check_format, make_folder_of, write_structures
 
     if args.count < 1:
         raise StructureError(f"--count: expected at least 1, got {args.count}")
     config = _config(args)
+    check_format(args.out, args.count)
+    make_folder_of(args.out)
     with progress() as bar:
         crystals = list(bar.track(_draws(args, config), total=args.count, description=args.kind))
     write_structures(args.out, crystals)

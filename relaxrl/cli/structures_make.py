@@ -6,15 +6,19 @@ import argparse
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relaxrl.cli.interrupts import sigterm_as_ctrl_c, unfinished
+
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
+    from relaxrl.structures import Crystal
     from relaxrl.structures.cooking import Outcome
+    from relaxrl.structures.frames import Frame
 
 _SAY_EVERY = 10.0
 """Seconds between lines of progress where there is no terminal to show bars in."""
@@ -99,9 +103,10 @@ def run_frames(args: argparse.Namespace) -> int:
     from relaxrl.config import from_dict
     from relaxrl.errors import StructureError
     from relaxrl.structures import read_structures
-    from relaxrl.structures.frame_making import AT_REST, FramesRecipe, frames_of
-    from relaxrl.structures.frames import FRAMES_ENDING, save_frames
+    from relaxrl.structures.frame_making import FramesRecipe, frames_of
+    from relaxrl.structures.frames import FRAMES_ENDING
     from relaxrl.structures.jobs import worker_pool
+    from relaxrl.structures.write import make_folder_of
 
     if not args.out.endswith(FRAMES_ENDING):
         raise StructureError(f"--out {args.out}: expected a name that ends in {FRAMES_ENDING}")
@@ -113,19 +118,36 @@ def run_frames(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("displacements", "strain", "relaxations", "fmax")}
     recipe = from_dict(FramesRecipe, settings | {"rattle": rattle}, source="options")
     crystals = read_structures(args.files, kind="minimum", parents=args.parents, cif_column=args.cif_column)
-    frames, without = [], []
-    with worker_pool(args.jobs) as executor, progress_bars() as progress:
+    make_folder_of(args.out)
+    found: dict[int, list[Frame] | str] = {}
+    with worker_pool(args.jobs) as executor, progress_bars() as progress, sigterm_as_ctrl_c():
         made = frames_of(crystals, args.calculator, recipe, args.seed, executor)
-        tracked = progress.track(made, total=len(crystals), description="frames")
-        for crystal, found in zip(crystals, tracked, strict=True):
-            frames += found
-            if not found:
-                without.append(crystal.id)
-    for name in without:
-        print(f"{name}: left out: no minimum (forces above {AT_REST:g} eV/Å), or the calculator failed")
-    save_frames(args.out, frames)
-    print(f"{args.out}: {len(frames)} labelled frames of {len(crystals) - len(without)} minima")
-    return 1 if without else 0
+        try:
+            found.update(progress.track(made, total=len(crystals), description="frames"))
+        except BaseException:  # whatever ends it: what is done is kept, before workers are waited for
+            if found:
+                said = _write_frames(unfinished(args.out, args.files), crystals, found)
+                print(f"relaxrl: stopped after {len(found)} of {len(crystals)}; {said}", file=sys.stderr)
+            raise
+    print(_write_frames(args.out, crystals, found))
+    return 1 if any(isinstance(outcome, str) for outcome in found.values()) else 0
+
+
+def _write_frames(out: str, crystals: Sequence[Crystal], found: dict[int, list[Frame] | str]) -> str:
+    """Name what was left out, write the others' frames in order of the crystals, and say what was written."""
+    from relaxrl.structures.frames import save_frames
+
+    labelled = []
+    for number, outcome in sorted(found.items(), key=lambda item: item[0]):
+        if isinstance(outcome, str):
+            print(f"{crystals[number].id}: left out: {outcome}")
+        else:
+            labelled.append(outcome)
+    if not labelled:
+        return f"{out}: not written, there are no frames"
+    frames = [frame for of_one in labelled for frame in of_one]
+    save_frames(out, frames)
+    return f"{out}: {len(frames)} labelled frames of {len(labelled)} minima"
 
 
 @contextmanager

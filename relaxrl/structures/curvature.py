@@ -9,7 +9,7 @@ from ase import Atoms
 from ase.calculators.calculator import Calculator
 
 from relaxrl.io import graph_from_atoms
-from relaxrl.potentials import Potential, TorchPotential, parse_calculator
+from relaxrl.potentials import CountedCalculator, Potential, TorchPotential, parse_calculator
 from relaxrl.potentials.mixed import torch_equal
 from relaxrl.structures.relaxation import StrainedCrystal
 from relaxrl.typing import FloatArray
@@ -54,11 +54,12 @@ def surface(calculator: str) -> tuple[Calculator, HessianFunction]:
     """A new calculator of this name and its Hessian.
 
     Each structure needs its own: calculators keep neighbour lists and other state, and what one structure leaves behind
-    would show in the last digits of the next, and at times in the minimum that it falls into.
+    would show in the last digits of the next, and at times in the minimum that it falls into. The Hessian raises
+    `CalculatorError` where the calculator fails.
     """
     spec = parse_calculator(calculator)
     made = spec.create()
-    return made, hessian_function(made, torch_equal(spec))
+    return made, hessian_function(CountedCalculator(made), torch_equal(spec))
 
 
 def hessian_function(calculator: Calculator, potential: Potential | None = None) -> HessianFunction:

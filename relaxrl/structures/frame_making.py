@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
-from itertools import repeat
 
 import numpy as np
 from ase import Atoms
-from ase.calculators.calculator import Calculator
+from ase.calculators.calculator import Calculator, PropertyNotImplementedError
 from ase.calculators.singlepoint import SinglePointCalculator
 
 from relaxrl.config import configclass
 from relaxrl.errors import CalculatorError, StructureError
-from relaxrl.potentials import parse_calculator
+from relaxrl.potentials import CountedCalculator, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import strained
 from relaxrl.structures.crystal import Crystal, perturb
 from relaxrl.structures.frames import Frame, towards
+from relaxrl.structures.jobs import as_done
 from relaxrl.structures.relaxation import NotRelaxedError, relaxed_with
 
 AT_REST = 0.1
@@ -113,8 +113,8 @@ def make_frames(
 
 def frames_of(
     crystals: Sequence[Crystal], calculator: str, recipe: FramesRecipe, seed: int, executor: Executor | None = None
-) -> Iterator[list[Frame]]:
-    """Frames of each crystal, in order.
+) -> Iterator[tuple[int, list[Frame] | str]]:
+    """Frames of each crystal, as they come: numbers of crystals, each with its frames or the reason why it has none.
 
     Args:
         crystals: Minima, periodic in all directions; those with forces above `AT_REST` give no frames.
@@ -132,23 +132,25 @@ def frames_of(
         spec.check(crystal.atoms, crystal.id)
         if not crystal.atoms.pbc.all():
             raise StructureError(f"{crystal.id}: frames are of crystals, periodic in all directions; leave it out")
-    run: Callable[..., Iterator[list[Frame]]] = map if executor is None else executor.map
-    return run(_frames_of_one, crystals, repeat(calculator), repeat(recipe), repeat(seed))
+    return as_done(executor, _frames_of_one, [(crystal, calculator, recipe, seed) for crystal in crystals])
 
 
-def _frames_of_one(crystal: Crystal, calculator: str, recipe: FramesRecipe, seed: int) -> list[Frame]:
-    spec = parse_calculator(calculator).of(crystal.atoms, crystal.id)
-    made = spec.create()
+def _frames_of_one(crystal: Crystal, calculator: str, recipe: FramesRecipe, seed: int) -> list[Frame] | str:
+    """Its frames, or why it has none: a calculator that fails for one crystal may do for the others."""
     minimum = Atoms(crystal.atoms.numbers, crystal.atoms.positions, cell=crystal.atoms.cell, pbc=True)
     try:
+        spec = parse_calculator(calculator).of(crystal.atoms, crystal.id)
+        made = CountedCalculator(spec.create(), structure=crystal.id)
         known = _labelled(minimum, made)
-    except (NotRelaxedError, CalculatorError, ValueError, ArithmeticError):
-        return []
-    if np.linalg.norm(known.get_forces(), axis=1).max() > AT_REST:
-        return []
+    except (NotRelaxedError, CalculatorError, PropertyNotImplementedError) as error:
+        return str(error) or type(error).__name__
+    fmax = float(np.linalg.norm(known.get_forces(), axis=1).max())
+    if fmax > AT_REST:
+        return f"no minimum (forces above {AT_REST:g} eV/Å), the largest is {fmax:.3g} eV/Å"
     energy = float(known.get_potential_energy())
     generator = Generators(seed).numpy(f"frames {crystal.id}")
-    return make_frames(minimum, energy, made, recipe, generator, crystal.id, crystal.parent, spec.text)
+    frames = make_frames(minimum, energy, made, recipe, generator, crystal.id, crystal.parent, spec.text)
+    return frames or "no displaced start could be labelled: atoms overlap, or the calculator failed"
 
 
 def _labelled(atoms: Atoms, calculator: Calculator) -> Atoms:

@@ -6,13 +6,18 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from itertools import repeat
 
-from relaxrl.errors import StructureError
-from relaxrl.potentials import CALCULATOR_KEY, CalculatorSpec, parse_calculator
+import numpy as np
+from ase.calculators.calculator import PropertyNotImplementedError
+
+from relaxrl.errors import CalculatorError, StructureError
+from relaxrl.potentials import CALCULATOR_KEY, CalculatorSpec, CountedCalculator, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.check import check_strainable
 from relaxrl.structures.crystal import KIND_KEY, MINIMUM_ENERGY_KEY, PARENT_KEY, Crystal
 from relaxrl.structures.curvature import surface
-from relaxrl.structures.minima import MinimumConfig, find_minimum
+from relaxrl.structures.jobs import as_done
+from relaxrl.structures.minima import MinimumConfig, search_minimum
+from relaxrl.structures.relaxation import NotRelaxedError
 
 
 def find_minima(
@@ -22,7 +27,7 @@ def find_minima(
     seed: int,
     executor: Executor | None = None,
 ) -> Iterator[Crystal | None]:
-    """The true minimum near each crystal, in order; None for those that lead to none.
+    """The true minimum near each crystal, in order; None for those that lead to none, or whose calculator fails.
 
     Args:
         crystals: Where to begin. Constraints are dropped: the minimum is one of all atoms.
@@ -35,13 +40,33 @@ def find_minima(
         CalculatorError: The calculator does not know an element, or, with `config.cell`, gives no stress.
         StructureError: With `config.cell`, a structure is not periodic in three directions, or its cell is flat.
     """
+    _check(crystals, calculator, config)
+    run: Callable[..., Iterator[Crystal | str]] = map if executor is None else executor.map
+    found = run(_search, crystals, repeat(calculator), repeat(config), repeat(seed))
+    return (None if isinstance(outcome, str) else outcome for outcome in found)
+
+
+def search_minima(
+    crystals: Sequence[Crystal],
+    calculator: str,
+    config: MinimumConfig,
+    seed: int,
+    executor: Executor | None = None,
+) -> Iterator[tuple[int, Crystal | str]]:
+    """As `find_minima`, but as they come: numbers of crystals, each with its minimum or the reason why there is none.
+
+    Args and errors are those of `find_minima`.
+    """
+    _check(crystals, calculator, config)
+    return as_done(executor, _search, [(crystal, calculator, config, seed) for crystal in crystals])
+
+
+def _check(crystals: Sequence[Crystal], calculator: str, config: MinimumConfig) -> None:
     spec = parse_calculator(calculator)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     if config.cell:
         _check_cells(crystals, spec)
-    run: Callable[..., Iterator[Crystal | None]] = map if executor is None else executor.map
-    return run(_find, crystals, repeat(calculator), repeat(config), repeat(seed))
 
 
 def _check_cells(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> None:
@@ -54,14 +79,20 @@ def _check_cells(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> Non
     check_strainable(crystals, calculator)
 
 
-def _find(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | None:
-    name = parse_calculator(calculator).of(crystal.atoms, crystal.id).text
-    made, hessian = surface(name)
+def _search(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | str:
+    """The minimum, or why there is none: a calculator that fails for one crystal may do for the others."""
     atoms = crystal.atoms.copy()
     atoms.set_constraint()
-    minimum = find_minimum(atoms, made, hessian, Generators(seed).numpy(crystal.id), config)
-    if minimum is None:
-        return None
+    try:
+        name = parse_calculator(calculator).of(crystal.atoms, crystal.id).text
+        made, hessian = surface(name)
+        watched = CountedCalculator(made, structure=crystal.id)
+        minimum = search_minimum(atoms, watched, hessian, Generators(seed).numpy(crystal.id), config)
+    except NotRelaxedError as error:
+        failed = isinstance(error.__cause__, CalculatorError)
+        return str(error.__cause__) if failed else f"no true minimum found nearby ({error})"
+    except (CalculatorError, PropertyNotImplementedError, np.linalg.LinAlgError) as error:
+        return str(error) or type(error).__name__
     known = {KIND_KEY: "minimum", PARENT_KEY: crystal.parent, MINIMUM_ENERGY_KEY: minimum.energy}
     known[CALCULATOR_KEY] = name
     minimum.atoms.info = crystal.atoms.info | known

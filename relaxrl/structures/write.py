@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import ase.db
 import ase.io
 from ase import Atoms
 from ase.db.core import bytes_to_object, check, object_to_bytes
+from ase.io.bundletrajectory import BundleTrajectory
 from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from relaxrl.errors import StructureError
@@ -31,7 +33,47 @@ def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) 
         StructureError: The format is unknown, can't be written, or holds one structure only.
     """
     name = os.fspath(path)
-    if not crystals:
+    form = check_format(name, len(crystals))
+    make_folder_of(name)
+    frames = [_labelled(crystal) for crystal in crystals]
+    try:
+        if form in ("db", "json"):
+            _write_database(name, frames)
+        elif form == "extxyz":
+            ase.io.write(name, frames, format="extxyz", columns=_columns(frames))
+        else:
+            ase.io.write(name, frames, format=form)
+    except Exception as error:  # writers of dozens of formats raise what they like
+        raise StructureError(
+            f"{name}: {form} can't hold the structures ({type(error).__name__}: {error}); use .extxyz, .traj or .db"
+        ) from error
+
+
+def check_writable(path: str | os.PathLike[str], crystals: Sequence[Crystal]) -> None:
+    """Find out before a long job whether structures like these can be written in the end; makes the folder.
+
+    Raises:
+        StructureError: They can't: as of `write_structures`, or the folder can't be made.
+    """
+    name = os.fspath(path)
+    check_format(name, len(crystals))
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            write_structures(Path(folder) / Path(name).name, crystals)
+        except StructureError as error:
+            raise StructureError(str(error).replace(f"{folder}{os.sep}{Path(name).name}", name)) from error
+    make_folder_of(name)
+
+
+def check_format(path: str | os.PathLike[str], n_structures: int) -> str:
+    """ASE's name of the format that a file of so many structures gets.
+
+    Raises:
+        StructureError: There are no structures, the file is a folder, or its format is unknown, can't be written, or
+            holds one structure only.
+    """
+    name = os.fspath(path)
+    if not n_structures:
         raise StructureError(f"{name}: there are no structures to write")
     try:
         form = ioformats.get(filetype(name, read=False))
@@ -39,16 +81,22 @@ def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) 
         form = None
     if form is None or not form.can_write:
         raise StructureError(f"{name}: ASE can't write this format; use .extxyz, .traj, .db, .cif, ...")
-    if form.single and len(crystals) > 1:
-        raise StructureError(f"{name}: {form.name} holds one structure, got {len(crystals)}; use .extxyz, .traj or .db")
-    Path(name).parent.mkdir(parents=True, exist_ok=True)
-    frames = [_labelled(crystal) for crystal in crystals]
-    if form.name in ("db", "json"):
-        _write_database(name, frames)
-    elif form.name == "extxyz":
-        ase.io.write(name, frames, format="extxyz", columns=_columns(frames))
-    else:
-        ase.io.write(name, frames, format=form.name)
+    if form.single and n_structures > 1:
+        raise StructureError(f"{name}: {form.name} holds one structure, got {n_structures}; use .extxyz, .traj or .db")
+    if Path(name).is_dir() and not BundleTrajectory.is_bundle(name):
+        raise StructureError(f"{name}: expected a file, got a folder; name a file in it")
+    return str(form.name)
+
+
+def make_folder_of(path: str | os.PathLike[str]) -> None:
+    """Make the folder that a file is to be written to; `StructureError` where that can't be, or nothing written."""
+    folder = Path(path).parent
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise StructureError(f"{os.fspath(path)}: can't make the folder {folder} ({error}); name another") from error
+    if not os.access(folder, os.W_OK):
+        raise StructureError(f"{os.fspath(path)}: nothing can be written to the folder {folder}; name another")
 
 
 def database_row(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
