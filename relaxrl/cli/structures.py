@@ -65,7 +65,8 @@ MINIMIZE = """\
 Turn crystals into true minima of your calculator, at fixed cell or with it: displace, relax, displace and relax again
 until nothing lower is found, then leave every saddle point along the direction that its Hessian shows. Agents are best
 trained on such minima. Structures that lead to none, or for which the calculator fails, are named with the reason and
-left out. After Ctrl-C what is done is written.
+left out. Structures with constraints (fixed atoms) are refused, since all atoms move: `relaxrl relax` respects them.
+After Ctrl-C what is done is written.
 """
 
 INSPECT = """\

@@ -30,7 +30,7 @@ def find_minima(
     """The true minimum near each crystal, in order; None for those that lead to none, or whose calculator fails.
 
     Args:
-        crystals: Where to begin. Constraints are dropped: the minimum is one of all atoms.
+        crystals: Where to begin, without constraints: a minimum is one of all atoms.
         calculator: Name or import path; see `relaxrl.potentials.parse_calculator`.
         config: How minima are found.
         seed: Decides the displacements, for each crystal by its id, whatever stands beside it.
@@ -38,7 +38,7 @@ def find_minima(
 
     Raises:
         CalculatorError: The calculator does not know an element, or, with `config.cell`, gives no stress.
-        StructureError: With `config.cell`, a structure is not periodic in three directions, or its cell is flat.
+        StructureError: A structure has constraints; or, with `config.cell`, a structure is not periodic in three directions, or its cell is flat.
     """
     _check(crystals, calculator, config)
     run: Callable[..., Iterator[Crystal | str]] = map if executor is None else executor.map
@@ -65,8 +65,20 @@ def _check(crystals: Sequence[Crystal], calculator: str, config: MinimumConfig) 
     spec = parse_calculator(calculator)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
+        _check_free(crystal)
     if config.cell:
         _check_cells(crystals, spec)
+
+
+def _check_free(crystal: Crystal) -> None:
+    """Refuse constraints; files that say of each atom whether it is fixed have some that hold none."""
+    holding = [one for one in crystal.atoms.constraints if len(getattr(one, "index", [0]))]
+    if holding:
+        names = ", ".join(sorted({type(one).__name__ for one in holding}))
+        raise StructureError(
+            f"{crystal.id}: has constraints ({names}), and minima are of all atoms, which would move; remove them "
+            "(`atoms.set_constraint()` in ASE), or use `relaxrl relax`, which respects them"
+        )
 
 
 def _check_cells(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> None:
@@ -82,7 +94,7 @@ def _check_cells(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> Non
 def _search(crystal: Crystal, calculator: str, config: MinimumConfig, seed: int) -> Crystal | str:
     """The minimum, or why there is none: a calculator that fails for one crystal may do for the others."""
     atoms = crystal.atoms.copy()
-    atoms.set_constraint()
+    atoms.set_constraint()  # there are only such as hold nothing
     try:
         name = parse_calculator(calculator).of(crystal.atoms, crystal.id).text
         made, hessian = surface(name)

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from ase.build import bulk, molecule
 from ase.calculators.emt import EMT
+from ase.constraints import FixAtoms
 
 from relaxrl.cli import structures
 from relaxrl.errors import CalculatorError, ConfigError, RelaxRLError, StructureError
@@ -103,6 +104,18 @@ def test_minimize_refuses_to_relax_cells_without_stress(tmp_path: Path) -> None:
     arguments = ("--calculator", calculator, "--cell", "--out", str(tmp_path / "out.extxyz"))
     with pytest.raises(CalculatorError, match="gives no stress"):
         relaxrl("minimize", str(tmp_path / "in.extxyz"), *arguments)
+
+
+def test_minimize_moves_no_fixed_atoms(tmp_path: Path) -> None:
+    arguments = ("--calculator", "emt", "--jobs", "1", "--out", str(tmp_path / "out.extxyz"))
+    free, fixed = bulk("Cu", cubic=True), bulk("Cu", cubic=True)
+    fixed.set_constraint(FixAtoms([0]))
+    free.set_constraint(FixAtoms([]))  # as of files that say of each atom that it is free
+    ase.io.write(tmp_path / "in.traj", [free, fixed])
+    with pytest.raises(StructureError, match=r"in\.traj#1: has constraints \(FixAtoms\).*use `relaxrl relax`"):
+        relaxrl("minimize", str(tmp_path / "in.traj"), *arguments)
+    assert not (tmp_path / "out.extxyz").exists()
+    assert relaxrl("minimize", f"{tmp_path}/in.traj@0:1", *arguments) == 0
 
 
 @pytest.mark.parametrize("check", ["hessian", "rattle"])
