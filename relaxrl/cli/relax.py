@@ -116,12 +116,15 @@ def run(args: argparse.Namespace) -> int:
     from relaxrl.optimize.policy import check_size, load_policy, untrained_elements
     from relaxrl.potentials import parse_calculator
     from relaxrl.structures import read_structures
+    from relaxrl.structures.write import unheld_constraints
 
     _check_arguments(args)
     cell = _cell(args)
     spec = parse_calculator(args.calculator)
     crystals = read_structures(args.file)
     _check_room(args.out, len(crystals))
+    if lost := unheld_constraints(args.out, [crystal.atoms for crystal in crystals]):
+        print(f"relaxrl: {lost}", file=sys.stderr)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
     agent = None if args.agent == "none" else args.agent

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -280,7 +281,6 @@ def run_split(args: argparse.Namespace) -> int:
     from relaxrl.errors import StructureError
     from relaxrl.seeding import Generators
     from relaxrl.structures import split_by_parent
-    from relaxrl.structures.write import write_structures
 
     shares = {}
     for part in args.parts.split(","):
@@ -298,17 +298,15 @@ def run_split(args: argparse.Namespace) -> int:
     for name, crystals in parts.items():
         file = Path(args.out) / f"{name}.extxyz"
         if crystals:
-            write_structures(file, crystals)
+            _write(file, crystals)
         print(f"{file}: {_summary(crystals) if crystals else 'not written, no parent is left for it'}")
     return 0
 
 
 def run_convert(args: argparse.Namespace) -> int:
     """Write structures in another format."""
-    from relaxrl.structures.write import write_structures
-
     crystals = _read(args)
-    write_structures(args.out, crystals)
+    _write(args.out, crystals)
     print(f"{args.out}: {_summary(crystals)}")
     return 0
 
@@ -317,6 +315,20 @@ def _read(args: argparse.Namespace) -> list[Crystal]:
     from relaxrl.structures import read_structures
 
     return read_structures(args.files, parents=args.parents, cif_column=args.cif_column)
+
+
+def _write(out: str | Path, crystals: list[Crystal]) -> None:
+    """Write structures, and say in one line which constraints the format does not hold."""
+    from relaxrl.structures.write import ConstraintsLostWarning, write_structures
+
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always", ConstraintsLostWarning)
+        write_structures(out, crystals)
+    for one in said:
+        if issubclass(one.category, ConstraintsLostWarning):
+            print(f"relaxrl: {one.message}", file=sys.stderr)
+        else:
+            warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
 
 
 def _summary(crystals: list[Crystal]) -> str:

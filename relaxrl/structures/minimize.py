@@ -38,7 +38,8 @@ def find_minima(
 
     Raises:
         CalculatorError: The calculator does not know an element, or, with `config.cell`, gives no stress.
-        StructureError: A structure has constraints; or, with `config.cell`, a structure is not periodic in three directions, or its cell is flat.
+        StructureError: A structure has constraints; or, with `config.cell`, it is not periodic in three directions, or
+            its cell is flat.
     """
     _check(crystals, calculator, config)
     run: Callable[..., Iterator[Crystal | str]] = map if executor is None else executor.map
@@ -72,7 +73,7 @@ def _check(crystals: Sequence[Crystal], calculator: str, config: MinimumConfig) 
 
 def _check_free(crystal: Crystal) -> None:
     """Refuse constraints; files that say of each atom whether it is fixed have some that hold none."""
-    holding = [one for one in crystal.atoms.constraints if len(getattr(one, "index", [0]))]
+    holding = [one for one in crystal.atoms.constraints if np.size(getattr(one, "index", 0))]
     if holding:
         names = ", ".join(sorted({type(one).__name__ for one in holding}))
         raise StructureError(

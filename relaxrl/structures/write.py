@@ -5,12 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import tempfile
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import ase.db
 import ase.io
+import numpy as np
 from ase import Atoms
 from ase.db.core import bytes_to_object, check, object_to_bytes
 from ase.io.bundletrajectory import BundleTrajectory
@@ -18,8 +20,14 @@ from ase.io.formats import UnknownFileTypeError, filetype, ioformats
 
 from relaxrl.errors import StructureError
 from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal
+from relaxrl.typing import FloatArray
 
-_ARRAYS_ALWAYS_WRITTEN = ("numbers", "positions")
+_ALIKE = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
+"""Constraints on single atoms, which formats exchange for one another."""
+
+
+class ConstraintsLostWarning(UserWarning):
+    """The format of a file holds some constraints of the structures not."""
 
 
 def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) -> None:
@@ -31,16 +39,19 @@ def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) 
 
     Raises:
         StructureError: The format is unknown, can't be written, or holds one structure only.
+
+    Warns:
+        ConstraintsLostWarning: The format does not hold all constraints; names them.
     """
     name = os.fspath(path)
     form = check_format(name, len(crystals))
     make_folder_of(name)
+    if lost := unheld_constraints(name, [crystal.atoms for crystal in crystals]):
+        warnings.warn(lost, ConstraintsLostWarning, stacklevel=2)
     frames = [_labelled(crystal) for crystal in crystals]
     try:
         if form in ("db", "json"):
             _write_database(name, frames)
-        elif form == "extxyz":
-            ase.io.write(name, frames, format="extxyz", columns=_columns(frames))
         else:
             ase.io.write(name, frames, format=form)
     except Exception as error:  # writers of dozens of formats raise what they like
@@ -99,6 +110,52 @@ def make_folder_of(path: str | os.PathLike[str]) -> None:
         raise StructureError(f"{os.fspath(path)}: nothing can be written to the folder {folder}; name another")
 
 
+def unheld_constraints(path: str | os.PathLike[str], structures: Sequence[Atoms]) -> str:
+    """Which constraints a file of this name would not hold, in a sentence; empty if it holds all.
+
+    The first structure with each set of kinds is written to another place, and read again.
+    """
+    first: dict[tuple[str, ...], Atoms] = {}
+    for atoms in structures:
+        if atoms.constraints:
+            first.setdefault(tuple(type(one).__name__ for one in atoms.constraints), atoms)
+    lost: set[str] = set()
+    for atoms in first.values():
+        bare = Atoms(atoms.numbers, atoms.positions, cell=atoms.cell, pbc=atoms.pbc, constraint=atoms.constraints)
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
+            copy = str(Path(folder) / Path(path).name)
+            try:
+                ase.io.write(copy, bare)
+            except Exception:  # who writes the file meets the same
+                continue
+            try:
+                again = ase.io.read(copy, do_not_split_by_at_sign=True)
+            except Exception:  # formats that can be written alone
+                again = Atoms()
+        lost |= _lost(bare, again)
+    if not lost:
+        return ""
+    return f"{os.fspath(path)}: this format does not hold the constraints {', '.join(sorted(lost))}; .traj and .db do"
+
+
+def _lost(written: Atoms, read: Atoms) -> set[str]:
+    """Kinds of constraints that are no longer there and whose effect isn't either."""
+    lost = {type(one).__name__ for one in written.constraints if np.size(getattr(one, "index", 0))}
+    lost -= {type(one).__name__ for one in read.constraints if type(one).__name__ not in _ALIKE}
+    if len(written) == len(read) and np.allclose(_constrained(written), _constrained(read), atol=1e-6):
+        lost = lost.difference(_ALIKE)
+    return lost
+
+
+def _constrained(atoms: Atoms) -> FloatArray:
+    """What constraints on single atoms leave of some forces, (n_atoms, 3)."""
+    forces: FloatArray = np.random.default_rng(0).normal(size=(len(atoms), 3))
+    for one in atoms.constraints:
+        if type(one).__name__ in _ALIKE:
+            one.adjust_forces(atoms, forces)
+    return forces
+
+
 def database_row(info: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """What an ASE database takes of the info of a structure: key-value pairs, and data for what is none.
 
@@ -122,13 +179,6 @@ def _labelled(crystal: Crystal) -> Atoms:
     atoms.info = {key: value for key, value in atoms.info.items() if key != "spacegroup"}  # an object of ASE's own
     atoms.info |= {KIND_KEY: crystal.kind, PARENT_KEY: crystal.parent}
     return atoms
-
-
-def _columns(frames: Sequence[Atoms]) -> list[str]:
-    """What to write of each atom: arrays that all frames have, and which atoms are fixed if any is."""
-    shared = set.intersection(*(set(atoms.arrays) for atoms in frames)).difference(_ARRAYS_ALWAYS_WRITTEN)
-    fixed = ["move_mask"] if any(atoms.constraints for atoms in frames) else []
-    return ["symbols", "positions", *sorted(shared), *fixed]
 
 
 def _write_database(name: str, frames: Sequence[Atoms]) -> None:

@@ -5,13 +5,14 @@ import numpy as np
 import pytest
 from ase import Atoms
 from ase.build import bulk, molecule
-from ase.constraints import FixAtoms
+from ase.constraints import FixAtoms, FixBondLength, FixCartesian, FixedPlane, FixScaled, Hookean
 from ase.db import connect
 from ase.spacegroup import Spacegroup
 
+from relaxrl.cli.main import main
 from relaxrl.errors import StructureError
 from relaxrl.structures import Crystal, read_structures, write_structures
-from relaxrl.structures.write import database_row
+from relaxrl.structures.write import ConstraintsLostWarning, database_row, unheld_constraints
 
 
 @pytest.fixture
@@ -44,6 +45,58 @@ def test_fixed_atoms_stay_fixed_in_extxyz(tmp_path: Path, crystals: list[Crystal
     first, second = (crystal.atoms for crystal in read_structures(tmp_path / "set.extxyz"))
     assert not first.constraints or len(first.constraints[0].index) == 0
     assert second.constraints[0].index.tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("suffix", ["extxyz", "extxyz.gz"])
+def test_what_one_frame_says_of_its_atoms_stays(tmp_path: Path, crystals: list[Crystal], suffix: str) -> None:
+    crystals[0].atoms.set_initial_magnetic_moments([2.0, -1.0])
+    crystals[1].atoms.set_array("label", np.array([3, 1, 4, 1]))
+    write_structures(tmp_path / f"set.{suffix}", crystals)
+    first, second = (crystal.atoms for crystal in read_structures(tmp_path / f"set.{suffix}"))
+    assert first.get_initial_magnetic_moments().tolist() == [2.0, -1.0]
+    assert second.arrays["label"].tolist() == [3, 1, 4, 1]
+    assert not second.has("initial_magmoms")
+    assert not first.has("label")
+
+
+@pytest.mark.parametrize(
+    ("constraint", "held"),
+    [
+        (FixAtoms([1]), {"extxyz", "traj", "db", "POSCAR"}),
+        (FixAtoms([]), {"extxyz", "traj", "db", "POSCAR", "cif"}),
+        (FixCartesian([0], [True, False, False]), {"extxyz", "traj", "db"}),
+        (FixScaled([0], [True, False, False]), {"traj", "db", "POSCAR"}),
+        (FixedPlane([0], [0, 0, 1]), {"traj", "db", "POSCAR"}),
+        (FixBondLength(0, 1), {"traj", "db"}),
+        (Hookean(0, 1, 5.0, 1.0), {"traj", "db"}),
+        (Hookean(0, (0.0, 0.0, 0.0), 5.0, 1.0), {"traj", "db"}),
+    ],
+)
+def test_constraints_that_a_format_does_not_hold_are_named(
+    tmp_path: Path, crystals: list[Crystal], constraint: object, held: set[str]
+) -> None:
+    atoms = crystals[1].atoms
+    atoms.set_constraint(constraint)
+    for name in ("extxyz", "traj", "db", "POSCAR", "cif"):
+        file = tmp_path / (name if name == "POSCAR" else f"a.{name}")
+        said = unheld_constraints(file, [atoms])
+        assert (said == "") == (name in held), (name, said)
+        assert name in held or type(constraint).__name__ in said
+
+
+def test_lost_constraints_are_warned_of_once(
+    tmp_path: Path, crystals: list[Crystal], capsys: pytest.CaptureFixture[str]
+) -> None:
+    for crystal in crystals:
+        crystal.atoms.set_constraint([FixAtoms([0]), FixBondLength(0, 1)])
+    with pytest.warns(ConstraintsLostWarning, match="does not hold the constraints FixBondLengths; ") as said:
+        write_structures(tmp_path / "set.extxyz", crystals)
+    assert len(said) == 1
+    write_structures(tmp_path / "set.traj", crystals)
+    given, out = str(tmp_path / "set.traj"), str(tmp_path / "out.extxyz")
+    for words in (["structures", "convert"], ["relax", "--steps", "0", "--agent", "none", "--calculator", "emt"]):
+        main([*words, given, "--out", out])
+        assert capsys.readouterr().err.count("does not hold the constraints FixBondLengths; ") == 1
 
 
 def test_plain_formats_hold_the_geometry(tmp_path: Path, crystals: list[Crystal]) -> None:
