@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources.abc import Traversable
@@ -19,6 +20,10 @@ from relaxrl.typing import FloatArray
 
 PROTOTYPE_KEY = "relaxrl_prototype"
 """Key of `atoms.info` with the lattice or structure type that a crystal was made from."""
+
+
+_ALWAYS = ("sizes", "numbers", "cells", "positions", "energies", "parents", "prototypes")
+"""Arrays of every archive."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,15 @@ def load_archive(path: Path | Traversable) -> list[Entry]:
     """Read what `save_archive` wrote."""
     with path.open("rb") as handle, np.load(handle, allow_pickle=False) as arrays:
         return entries_from(dict(arrays))
+
+
+def is_archive(path: Path) -> bool:
+    """Whether a file has what `save_archive` writes; of NumPy's files only the names of the arrays are read."""
+    try:
+        with zipfile.ZipFile(path) as file:
+            return {f"{name}.npy" for name in _ALWAYS}.issubset(file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def archive_arrays(entries: Sequence[Entry]) -> dict[str, np.ndarray]:

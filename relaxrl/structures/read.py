@@ -15,7 +15,7 @@ from ase.io.bundletrajectory import BundleTrajectory
 from ase.io.formats import UnknownFileTypeError, filetype, get_compression, ioformats
 
 from relaxrl.errors import StructureError
-from relaxrl.structures.archive import load_archive
+from relaxrl.structures.archive import is_archive, load_archive
 from relaxrl.structures.check import require_usable
 from relaxrl.structures.cif_table import read_cif_table
 from relaxrl.structures.crystal import KIND_KEY, PARENT_KEY, Crystal, Kind
@@ -138,8 +138,10 @@ def _looks_like_structures(file: Path) -> bool:
     root = Path(get_compression(str(file))[0])
     if root.name.endswith(FRAMES_ENDING):
         return False
-    if root.suffix.lower() in (".csv", _ARCHIVE):
+    if root.suffix.lower() == ".csv":
         return True
+    if root.suffix.lower() == _ARCHIVE:
+        return is_archive(file)  # others use NumPy's files as well
     if root.suffix.lower() in _NOT_STRUCTURES:
         return False
     try:

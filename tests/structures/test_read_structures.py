@@ -15,6 +15,7 @@ from ase.constraints import FixAtoms
 
 from relaxrl.errors import StructureError
 from relaxrl.structures import check_structure, read_structures
+from relaxrl.structures.archive import Entry, save_archive
 
 
 @pytest.fixture
@@ -124,6 +125,21 @@ def test_folder_is_read_in_order_and_passes_over_what_is_no_structure(tmp_path: 
     (tmp_path / "CONTCAR.journal").write_bytes(b"of relaxrl relax, interrupted")
     ids = [crystal.id.removeprefix(str(tmp_path)) for crystal in read_structures(tmp_path)]
     assert ids == ["/a.extxyz#0", "/a.extxyz#1", "/a.extxyz#2", "/b.cif#0", "/deep/POSCAR#0", "/deep/table.csv#0"]
+
+
+def test_numpy_files_of_others_in_a_folder_are_passed_over(tmp_path: Path) -> None:
+    entry = Entry(bulk("Cu"), -1.0, "copper", "fcc")
+    save_archive(tmp_path / "set.npz", [entry])
+    np.savez(tmp_path / "replay.npz", sizes=np.zeros(2), positions=np.zeros(3))
+    np.savez(tmp_path / "other.npz", x=np.zeros(2))
+    (tmp_path / "broken.npz").write_bytes((tmp_path / "set.npz").read_bytes()[:100])
+    assert [crystal.id for crystal in read_structures(tmp_path)] == [f"{tmp_path}/set.npz#0"]
+    for name in ("other.npz", "broken.npz"):
+        with pytest.raises(StructureError, match=f"{name}: is not a set made by"):
+            read_structures(tmp_path / name)
+    (tmp_path / "set.npz").unlink()
+    with pytest.raises(StructureError, match="the folder has no file in a format"):
+        read_structures(tmp_path)
 
 
 def test_relative_names_stay_as_given(tmp_path: Path, crystals: list[Atoms], monkeypatch: pytest.MonkeyPatch) -> None:
