@@ -162,7 +162,9 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     frames.add_argument("--displacements", type=int, default=6, help="starts of each minimum (default: %(default)s)")
     frames.add_argument("--rattle", default="0.02-0.4", metavar="MIN-MAX", help="Å, of starts (default: %(default)s)")
-    frames.add_argument("--strain", type=float, default=0.06, help="of every second start (default: %(default)s)")
+    frames.add_argument(
+        "--strain", type=float, default=0.06, help="of every second start; 0 needs no stress (default: %(default)s)"
+    )
     frames.add_argument("--relaxations", type=int, default=1, help="starts that are relaxed (default: %(default)s)")
     frames.add_argument("--fmax", type=float, default=0.02, help="eV/Å, where these end (default: %(default)s)")
     _add_seed_and_jobs(frames)

@@ -65,12 +65,19 @@ def require_usable(atoms: Atoms, source: str) -> None:
         )
 
 
-def check_strainable(crystals: Sequence[Crystal], calculator: CalculatorSpec) -> None:
+def check_strainable(
+    crystals: Sequence[Crystal],
+    calculator: CalculatorSpec,
+    option: str = "--cell",
+    instead: str = "relax at fixed cell",
+) -> None:
     """Refuse cells that can't strain, and calculators without stress, before the first evaluation.
 
     Args:
         crystals: Whose cells are to relax.
         calculator: Under which; `stored` for each crystal's own.
+        option: What asks for it, for the message.
+        instead: What to do without stress.
 
     Raises:
         StructureError: Lattice vectors are missing, or a cell is flat; names the crystal.
@@ -84,9 +91,7 @@ def check_strainable(crystals: Sequence[Crystal], calculator: CalculatorSpec) ->
     own = [calculator.of(crystal.atoms, crystal.id) for crystal in crystals]
     for one in {one.text: one for one in own}.values():
         if "stress" not in getattr(one.create(), "implemented_properties", ["stress"]):
-            raise CalculatorError(
-                f"--cell: calculator {one.name} gives no stress; use one that does, or relax at fixed cell"
-            )
+            raise CalculatorError(f"{option}: calculator {one.name} gives no stress; use one that does, or {instead}")
 
 
 def check_structure(atoms: Atoms) -> list[str]:

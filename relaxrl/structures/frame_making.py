@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 
@@ -15,6 +16,7 @@ from relaxrl.errors import CalculatorError, StructureError
 from relaxrl.potentials import CountedCalculator, parse_calculator
 from relaxrl.seeding import Generators
 from relaxrl.structures.alloys import strained
+from relaxrl.structures.check import check_strainable
 from relaxrl.structures.crystal import Crystal, perturb
 from relaxrl.structures.frames import Frame, towards
 from relaxrl.structures.jobs import as_done
@@ -93,7 +95,7 @@ def make_frames(
                 labelled += _on_the_way(start, energy, calculator, recipe, strains)
             else:
                 labelled.append(_labelled(start, calculator))
-        except (StructureError, CalculatorError, ValueError, ArithmeticError):
+        except (StructureError, CalculatorError, PropertyNotImplementedError, ValueError, ArithmeticError):
             continue  # this start is of no use; there are others
     return [
         Frame(
@@ -125,13 +127,15 @@ def frames_of(
 
     Raises:
         StructureError: A crystal is not periodic in all directions.
-        CalculatorError: The calculator does not know an element.
+        CalculatorError: The calculator does not know an element, or gives no stress though starts are to be strained.
     """
     spec = parse_calculator(calculator)
     for crystal in crystals:
         spec.check(crystal.atoms, crystal.id)
         if not crystal.atoms.pbc.all():
             raise StructureError(f"{crystal.id}: frames are of crystals, periodic in all directions; leave it out")
+    if recipe.strain > 0:
+        check_strainable(crystals, spec, "strained starts", "make frames at fixed cell (--strain 0)")
     return as_done(executor, _frames_of_one, [(crystal, calculator, recipe, seed) for crystal in crystals])
 
 
@@ -154,11 +158,13 @@ def _frames_of_one(crystal: Crystal, calculator: str, recipe: FramesRecipe, seed
 
 
 def _labelled(atoms: Atoms, calculator: Calculator) -> Atoms:
-    """A copy that keeps energy, forces and stress."""
+    """A copy that keeps energy, forces and, where the calculator gives it, stress."""
     evaluated = atoms.copy()
     evaluated.calc = calculator
-    # Stress first: one call gives all.
-    results = {"stress": evaluated.get_stress(), "forces": evaluated.get_forces()}
+    results = {}
+    with contextlib.suppress(PropertyNotImplementedError):  # stress first: one call gives all
+        results["stress"] = evaluated.get_stress()
+    results["forces"] = evaluated.get_forces()
     results["energy"] = evaluated.get_potential_energy()
     if not all(np.isfinite(value).all() for value in results.values()):
         raise NotRelaxedError("the calculator failed")

@@ -1,3 +1,4 @@
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -153,3 +154,40 @@ def test_what_is_no_minimum_is_left_out(tmp_path: Path, minimum: Atoms, capsys: 
     assert main(words) == 1
     assert "both.extxyz#0: left out: no minimum (forces above 0.1 eV/Å)" in capsys.readouterr().out
     assert {frame.crystal for frame in load_frames(out)} == {f"{file}#1"}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_calculator_without_stress_labels_unstrained_frames(
+    tmp_path: Path, minimum: Atoms, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    (tmp_path / "stressless.py").write_text(
+        "from ase.calculators.calculator import PropertyNotImplementedError\n"
+        "from ase.calculators.emt import EMT\n"
+        "class Stressless(EMT):\n"
+        f"    implemented_properties = [p for p in EMT.implemented_properties if p != 'stress' or {not known}]\n"
+        "    def get_property(self, name, *arguments, **options):\n"
+        "        if name == 'stress':\n"
+        "            raise PropertyNotImplementedError(name)\n"
+        "        return super().get_property(name, *arguments, **options)\n"
+        "    def calculate(self, *arguments, **options):\n"
+        "        super().calculate(*arguments, **options)\n"
+        "        self.results.pop('stress', None)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.delitem(sys.modules, "stressless", raising=False)
+    write(tmp_path / "minima.extxyz", [minimum])
+    out = tmp_path / "mine-frames.npz"
+    words = ["structures", "frames", str(tmp_path / "minima.extxyz"), "--calculator", "stressless:Stressless"]
+    words += ["--displacements", "2", "--jobs", "1", "--out", str(out)]
+    assert main([*words, "--strain", "0"]) == 0
+    found = load_frames(out)
+    assert len(found) >= 3
+    assert all(frame.stress is None for frame in found)
+    out.unlink()
+    if known:  # what a calculator says of itself is seen before the start
+        assert main(words) == 2
+        assert "strained starts: calculator stressless:Stressless gives no stress" in capsys.readouterr().err
+        assert not out.exists()
+    else:  # another one labels what it can
+        assert main(words) == 0
+        assert {np.abs(frame.strain).max() for frame in load_frames(out)} == {0.0}
