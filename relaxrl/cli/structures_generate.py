@@ -28,6 +28,7 @@ key=value sets any key that such a group has in a recipe (docs/structures.md). T
 _PATIENCE = 20
 """Draws per crystal wanted: some have no volume of lowest energy under a calculator."""
 
+_STRAIN = 0.03
 _VACANCIES = 0.3
 
 
@@ -35,14 +36,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of the command."""
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="keys of the kind, as in recipes")
     parser.add_argument("--kind", choices=("alloys", "compounds", "random"), default="alloys", help="default: alloys")
-    parser.add_argument("--elements", metavar="A,B,...", help="symbols to draw from; needed for alloys")
+    parser.add_argument("--elements", metavar="A,B,...", help="symbols to draw from; needed for alloys, not for random")
     parser.add_argument("--prototypes", metavar="P,...", help="default: fcc,hcp,bcc for alloys, all for compounds")
     parser.add_argument("--atoms", metavar="MIN-MAX", help="sizes of cells (default: 4-16 for alloys)")
-    parser.add_argument("--strain", type=float, default=0.03, help="largest component (default: %(default)s)")
+    parser.add_argument("--strain", type=float, help=f"largest component (default: {_STRAIN}; not for random)")
     parser.add_argument("--vacancies", type=float, help=f"share with a vacancy (default: {_VACANCIES} for alloys)")
-    parser.add_argument("--rattle", type=float, default=0.0, help="Å, displacement (default: %(default)s)")
+    parser.add_argument("--rattle", type=float, help="Å, displacement (default: 0; not for random)")
     parser.add_argument("--count", type=int, default=100, help="how many (default: %(default)s)")
-    parser.add_argument("--calculator", metavar="NAME", help="use its equilibrium volumes, not those of the elements")
+    parser.add_argument(
+        "--calculator",
+        metavar="NAME",
+        help="use its equilibrium volumes, not those of the elements; random ones keep theirs",
+    )
     parser.add_argument("--seed", type=int, default=0, help="default: %(default)s")
     parser.add_argument("--out", required=True, metavar="FILE", help="any format that ASE writes")
 
@@ -115,8 +120,9 @@ def _config(args: argparse.Namespace) -> Drawable:
             raise StructureError(f"--atoms: expected MIN-MAX, such as 4-16, got {args.atoms!r}")
         values |= {"min_atoms": int(smallest), "max_atoms": int(largest or smallest)}
     if args.kind == "random":
+        _refuse_ignored(args)
         return from_dict(RandomCrystalConfig, values, args.overrides, source="options")
-    values |= {"strain": args.strain, "rattle": args.rattle}
+    values |= {"strain": _STRAIN if args.strain is None else args.strain, "rattle": args.rattle or 0.0}
     if args.elements is not None:
         values["elements"] = args.elements.split(",")
     if args.prototypes is not None:
@@ -128,3 +134,19 @@ def _config(args: argparse.Namespace) -> Drawable:
         raise StructureError("--elements: alloys need symbols to draw from, such as --elements Al,Ni")
     values["vacancy_probability"] = _VACANCIES if args.vacancies is None else args.vacancies
     return from_dict(AlloyConfig, values, args.overrides, source="options")
+
+
+def _refuse_ignored(args: argparse.Namespace) -> None:
+    """Refuse options that random crystals make no use of."""
+    from relaxrl.errors import StructureError
+
+    hints = {
+        "elements": "their compositions are formulas=[SrTiO3,Y2O3]",
+        "prototypes": "they have none",
+        "strain": "their cells are random anyway, see angles=[60,120] and max_elongation=2",
+        "vacancies": "say it in formulas=[...]",
+        "rattle": "their atoms are at random places anyway",
+    }
+    for name, hint in hints.items():
+        if getattr(args, name) is not None:
+            raise StructureError(f"--{name}: random crystals make no use of it: {hint}; leave it out")
