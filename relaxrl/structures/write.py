@@ -68,7 +68,8 @@ def check_writable(path: str | os.PathLike[str], crystals: Sequence[Crystal]) ->
     """
     name = os.fspath(path)
     check_format(name, len(crystals))
-    with tempfile.TemporaryDirectory() as folder:
+    # A trial is no occasion for warnings.
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(action="ignore"):
         try:
             write_structures(Path(folder) / Path(name).name, crystals)
         except StructureError as error:

@@ -12,7 +12,7 @@ from ase.spacegroup import Spacegroup
 from relaxrl.cli.main import main
 from relaxrl.errors import StructureError
 from relaxrl.structures import Crystal, read_structures, write_structures
-from relaxrl.structures.write import ConstraintsLostWarning, database_row, unheld_constraints
+from relaxrl.structures.write import ConstraintsLostWarning, check_writable, database_row, unheld_constraints
 
 
 @pytest.fixture
@@ -92,6 +92,9 @@ def test_lost_constraints_are_warned_of_once(
     with pytest.warns(ConstraintsLostWarning, match="does not hold the constraints FixBondLengths; ") as said:
         write_structures(tmp_path / "set.extxyz", crystals)
     assert len(said) == 1
+    (tmp_path / "set.extxyz").unlink()
+    check_writable(tmp_path / "set.extxyz", crystals)  # a trial: no warning, no file
+    assert not (tmp_path / "set.extxyz").exists()
     write_structures(tmp_path / "set.traj", crystals)
     given, out = str(tmp_path / "set.traj"), str(tmp_path / "out.extxyz")
     for words in (["structures", "convert"], ["relax", "--steps", "0", "--agent", "none", "--calculator", "emt"]):
