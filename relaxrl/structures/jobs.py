@@ -7,7 +7,7 @@ from concurrent.futures import Executor, as_completed
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from relaxrl.workers import worker_processes
+from relaxrl.workers import terminate, worker_processes
 
 T = TypeVar("T")
 
@@ -16,7 +16,7 @@ T = TypeVar("T")
 def worker_pool(jobs: int) -> Iterator[Executor | None]:
     """An executor with so many processes for the length of a block; None, which means this process, for one job.
 
-    When the block ends by an error or Ctrl-C, work that has not begun is dropped.
+    When the block ends by an error or Ctrl-C, the processes end, too, in the middle of their work.
     """
     if jobs <= 1:
         yield None
@@ -26,6 +26,7 @@ def worker_pool(jobs: int) -> Iterator[Executor | None]:
             yield executor
         except BaseException:
             executor.shutdown(wait=False, cancel_futures=True)
+            terminate(executor)
             raise
 
 
