@@ -26,7 +26,7 @@ from ase.calculators.calculator import CalculationFailed
 from ase.calculators.emt import EMT
 
 
-class Fragile(EMT):
+class Breaking(EMT):
     what = "fail"
 
     def calculate(self, atoms=None, *args, **kwargs):
@@ -39,11 +39,11 @@ class Fragile(EMT):
         super().calculate(atoms, *args, **kwargs)
 
 
-class Tired(Fragile):
+class Tired(Breaking):
     what = "interrupt"
 
 
-class Ended(Fragile):
+class Ended(Breaking):
     what = "end"
 
 
@@ -65,9 +65,9 @@ LEFT = 0
 def crystals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A folder with three crystals at rest, the second of gold, and calculators that do not get on with gold."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "fragile.py").write_text(FRAGILE)
+    (tmp_path / "breaking.py").write_text(FRAGILE)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "fragile", raising=False)
+    monkeypatch.delitem(sys.modules, "breaking", raising=False)
     write("in.extxyz", [bulk(symbol, a=a, cubic=True) for symbol, a in (("Cu", 3.59), ("Au", 4.06), ("Ni", 3.49))])
     return tmp_path
 
@@ -78,7 +78,7 @@ def minimize(*arguments: str, jobs: int = 1) -> int:
 
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_a_calculator_that_fails_costs_its_crystal_alone(capsys: pytest.CaptureFixture[str], jobs: int) -> None:
-    assert minimize("--calculator", "fragile:Fragile", "--out", "out.extxyz", jobs=jobs) == 1
+    assert minimize("--calculator", "breaking:Breaking", "--out", "out.extxyz", jobs=jobs) == 1
     said = capsys.readouterr().out
     assert "in.extxyz#1: " in said
     assert "the calculator raised CalculationFailed: SCF did not converge; left out" in said
@@ -89,11 +89,11 @@ def test_a_calculator_that_fails_costs_its_crystal_alone(capsys: pytest.CaptureF
 def test_a_calculator_may_fail_at_any_time(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, check: str
 ) -> None:
-    module = __import__("fragile")
+    module = __import__("breaking")
     monkeypatch.setattr(module, "LEFT", 10**9)
     counted = module.Late()
     monkeypatch.setattr(module, "shared", lambda: counted, raising=False)
-    words = ("--calculator", "fragile:shared", "--check", check, "--out", "out.extxyz")
+    words = ("--calculator", "breaking:shared", "--check", check, "--out", "out.extxyz")
     assert minimize(*words) == 0
     needed = counted.calls
     for left in np.linspace(0, needed - 1, 12).astype(int):
@@ -107,20 +107,20 @@ def test_a_calculator_may_fail_at_any_time(
 
 def test_nothing_left_is_no_traceback(capsys: pytest.CaptureFixture[str]) -> None:
     write("in.extxyz", bulk("Au", cubic=True))
-    assert minimize("--calculator", "fragile:Fragile", "--out", "out.extxyz") == 1
+    assert minimize("--calculator", "breaking:Breaking", "--out", "out.extxyz") == 1
     assert "not written, there are no minima" in capsys.readouterr().out
     assert not Path("out.extxyz").exists()
 
 
 @pytest.mark.parametrize("calculator", ["Tired", "Ended"])
 def test_what_is_done_when_it_is_stopped_is_written(capsys: pytest.CaptureFixture[str], calculator: str) -> None:
-    assert minimize("--calculator", f"fragile:{calculator}", "--out", "out.extxyz") == 130
+    assert minimize("--calculator", f"breaking:{calculator}", "--out", "out.extxyz") == 130
     assert "stopped after 1 of 3; out.extxyz: 1 structures" in capsys.readouterr().err
     assert str(read("out.extxyz").symbols) == "Cu4"
 
 
 def test_what_is_read_is_not_replaced_by_a_part_of_it(capsys: pytest.CaptureFixture[str]) -> None:
-    assert minimize("--calculator", "fragile:Tired", "--out", "in.extxyz") == 130
+    assert minimize("--calculator", "breaking:Tired", "--out", "in.extxyz") == 130
     assert "interrupted-in.extxyz: 1 structures" in capsys.readouterr().err
     assert len(read("in.extxyz", ":")) == 3
     assert len(read("interrupted-in.extxyz", ":")) == 1
@@ -166,13 +166,13 @@ def test_ctrl_c_with_workers_keeps_what_there_is(crystals: Path) -> None:
     [("out.nope", "can't write this format"), ("POSCAR", "holds one structure, got 3"), (".", "")],
 )
 def test_what_cannot_be_written_is_refused_at_once(capsys: pytest.CaptureFixture[str], out: str, message: str) -> None:
-    assert minimize("--calculator", "fragile:Tired", "--out", out) == 2  # not one evaluation of gold, or it were 130
+    assert minimize("--calculator", "breaking:Tired", "--out", out) == 2  # not one evaluation of gold, or it were 130
     assert message in capsys.readouterr().err
 
 
 def test_a_format_that_cannot_hold_the_crystals_is_refused_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     write("in.extxyz", bulk("Au", cubic=True))
-    assert minimize("--calculator", "fragile:Tired", "--out", "out.pwi") == 2  # wants pseudopotentials
+    assert minimize("--calculator", "breaking:Tired", "--out", "out.pwi") == 2  # wants pseudopotentials
     assert "out.pwi: espresso-in can't hold the structures" in capsys.readouterr().err
 
 
@@ -182,7 +182,7 @@ def frames(*arguments: str) -> int:
 
 
 def test_frames_of_a_calculator_that_fails(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frames("--calculator", "fragile:Fragile") == 1
+    assert frames("--calculator", "breaking:Breaking") == 1
     said = capsys.readouterr().out
     assert "in.extxyz#1: left out: " in said
     assert "CalculationFailed: SCF did not converge" in said
@@ -190,7 +190,7 @@ def test_frames_of_a_calculator_that_fails(capsys: pytest.CaptureFixture[str]) -
 
 
 def test_frames_that_are_done_when_it_is_stopped(capsys: pytest.CaptureFixture[str]) -> None:
-    assert frames("--calculator", "fragile:Tired") == 130
+    assert frames("--calculator", "breaking:Tired") == 130
     assert "stopped after 1 of 3; x-frames.npz: 2 labelled frames of 1 minima" in capsys.readouterr().err
     assert len(load_frames("x-frames.npz")) == 2
 
