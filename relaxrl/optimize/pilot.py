@@ -120,6 +120,8 @@ class Pilot:
             raise AgentRelieved("the agent foresaw the first changes of the forces too badly")
         if self._disadvantage > self.config.disadvantage:
             raise AgentRelieved("springs along the bonds foresee the forces better than the agent")
+        if safeguard.term_is_over:
+            raise AgentRelieved(f"{self.config.term} force evaluations, and far from a minimum")
         if safeguard.agent_idle or (safeguard.agent_stalled and not self.surprises):
             raise AgentRelieved("the agent's steps no longer reduce the forces")
 

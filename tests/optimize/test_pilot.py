@@ -272,8 +272,27 @@ def test_elements_that_were_not_trained_on_are_said_once():
         RLOptimizer(atoms, agent=None, logfile=None)
 
 
+def test_an_agent_hands_over_when_its_term_is_over():
+    atoms, wrong = crystal(soft=0.05)
+    whole = evaluations(Predicting(wrong, factor=0.2), atoms, safeguard=SafeguardConfig(contraction=1.0, audition=0))
+    assert whole.agent_in_charge
+    assert whole.force_evaluations > 8
+    atoms, wrong = crystal(soft=0.05)
+    agent = Predicting(wrong, factor=0.2)
+    brief = evaluations(agent, atoms, safeguard=SafeguardConfig(contraction=1.0, audition=0, term=6))
+    assert brief.handover_reason == "6 force evaluations, and far from a minimum"
+    assert brief.force_evaluations > 6
+
+
 def test_settings_are_checked():
-    for wrong in ({"calibration": 1.5}, {"disadvantage": 0.5}, {"foresight": 0}, {"idle": 0}, {"max_corrections": -1}):
+    for wrong in (
+        {"calibration": 1.5},
+        {"disadvantage": 0.5},
+        {"foresight": 0},
+        {"idle": 0},
+        {"term": 0},
+        {"max_corrections": -1},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             SafeguardConfig(**wrong)
 
