@@ -27,7 +27,7 @@ _ALIKE = ("FixAtoms", "FixCartesian", "FixScaled", "FixedLine", "FixedPlane")
 
 
 class ConstraintsLostWarning(UserWarning):
-    """The format of a file holds some constraints of the structures not."""
+    """The format of a file has no room for some constraints of the structures."""
 
 
 def write_structures(path: str | os.PathLike[str], crystals: Sequence[Crystal]) -> None:
