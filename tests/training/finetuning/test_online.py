@@ -144,9 +144,9 @@ def test_a_kill_before_the_state_was_written_repeats_the_round(tmp_path: Path) -
 
 def test_other_settings_are_another_campaign(tmp_path: Path) -> None:
     list(Campaign(cells(2), stiff(), tmp_path / "a.journal", OnlineLearning(every=5)).run())
-    with pytest.raises(CheckpointError, match="its learn was"):
+    with pytest.raises(CheckpointError, match="their learn was"):
         Campaign(cells(2), stiff(), tmp_path / "a.journal", OnlineLearning(every=6))
-    with pytest.raises(CheckpointError, match="its learn was"):
+    with pytest.raises(CheckpointError, match="their learn was"):
         Campaign(cells(2), stiff(), tmp_path / "a.journal")
     (tmp_path / "a.agent").mkdir(exist_ok=True)
     (tmp_path / "a.agent" / "learning.json").write_text("{")
