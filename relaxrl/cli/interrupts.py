@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 @contextmanager
@@ -24,7 +28,25 @@ def is_read(out: Path, files: Sequence[str]) -> bool:
     return any(place == out.resolve() or (place.is_dir() and place in out.resolve().parents) for place in places)
 
 
-def unfinished(out: str, files: Sequence[str]) -> str:
-    """Where a part of the result is kept: `out`, or a file beside it where the input is read from there."""
-    path = Path(out)
-    return str(path.with_name(f"interrupted-{path.name}")) if is_read(path, files) else out
+def collected(
+    made: Iterable[tuple[int, T]], total: int, out: str, files: Sequence[str], write: Callable[[str, dict[int, T]], str]
+) -> dict[int, T]:
+    """All results by their number. Whatever ends it before: what is done is kept, before workers are waited for.
+
+    Args:
+        made: Numbers and results, as they come.
+        total: How many there will be.
+        out: Where they are to be written in the end; a file beside it is used where the input is read from there.
+        files: What the input was read from.
+        write: Writes results to a file, and says what was written.
+    """
+    found: dict[int, T] = {}
+    try:
+        found.update(made)
+    except BaseException:
+        if found:
+            path = Path(out)
+            place = str(path.with_name(f"interrupted-{path.name}")) if is_read(path, files) else out
+            print(f"relaxrl: stopped after {len(found)} of {total}; {write(place, found)}", file=sys.stderr)
+        raise
+    return found

@@ -8,10 +8,11 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relaxrl.cli.interrupts import sigterm_as_ctrl_c, unfinished
+from relaxrl.cli.interrupts import collected, sigterm_as_ctrl_c
 from relaxrl.cli.structures_generate import GENERATE, add_arguments, generate
 from relaxrl.cli.structures_make import progress_bars, run_frames, run_make
 
@@ -212,21 +213,15 @@ def run_minimize(args: argparse.Namespace) -> int:
     settings = {name: getattr(args, name) for name in ("rattle", "cell", "check")}
     settings["fmax"] = {"hessian": 1e-4, "rattle": 2e-3}[args.check] if args.fmax is None else args.fmax
     config = from_dict(MinimumConfig, settings, source="options")
-    found: dict[int, Crystal | str] = {}
     with worker_pool(args.jobs) as executor, progress_bars() as progress, sigterm_as_ctrl_c():
         made = search_minima(crystals, args.calculator, config, args.seed, executor)
-        try:
-            found.update(progress.track(made, total=len(crystals), description="minima"))
-        except BaseException:  # whatever ends it: what is done is kept, before workers are waited for
-            if found:
-                said = _write_minima(unfinished(args.out, args.files), crystals, found)
-                print(f"relaxrl: stopped after {len(found)} of {len(crystals)}; {said}", file=sys.stderr)
-            raise
-    print(_write_minima(args.out, crystals, found))
+        tracked = progress.track(made, total=len(crystals), description="minima")
+        found = collected(tracked, len(crystals), args.out, args.files, partial(_write_minima, crystals))
+    print(_write_minima(crystals, args.out, found))
     return 1 if any(isinstance(outcome, str) for outcome in found.values()) else 0
 
 
-def _write_minima(out: str, crystals: list[Crystal], found: dict[int, Crystal | str]) -> str:
+def _write_minima(crystals: list[Crystal], out: str, found: dict[int, Crystal | str]) -> str:
     """Name what was left out, write the others in order of the crystals, and say what was written."""
     from relaxrl.structures.write import write_structures
 

@@ -8,10 +8,11 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from relaxrl.cli.interrupts import sigterm_as_ctrl_c, unfinished
+from relaxrl.cli.interrupts import collected, sigterm_as_ctrl_c
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -119,21 +120,15 @@ def run_frames(args: argparse.Namespace) -> int:
     recipe = from_dict(FramesRecipe, settings | {"rattle": rattle}, source="options")
     crystals = read_structures(args.files, kind="minimum", parents=args.parents, cif_column=args.cif_column)
     make_folder_of(args.out)
-    found: dict[int, list[Frame] | str] = {}
     with worker_pool(args.jobs) as executor, progress_bars() as progress, sigterm_as_ctrl_c():
         made = frames_of(crystals, args.calculator, recipe, args.seed, executor)
-        try:
-            found.update(progress.track(made, total=len(crystals), description="frames"))
-        except BaseException:  # whatever ends it: what is done is kept, before workers are waited for
-            if found:
-                said = _write_frames(unfinished(args.out, args.files), crystals, found)
-                print(f"relaxrl: stopped after {len(found)} of {len(crystals)}; {said}", file=sys.stderr)
-            raise
-    print(_write_frames(args.out, crystals, found))
+        tracked = progress.track(made, total=len(crystals), description="frames")
+        found = collected(tracked, len(crystals), args.out, args.files, partial(_write_frames, crystals))
+    print(_write_frames(crystals, args.out, found))
     return 1 if any(isinstance(outcome, str) for outcome in found.values()) else 0
 
 
-def _write_frames(out: str, crystals: Sequence[Crystal], found: dict[int, list[Frame] | str]) -> str:
+def _write_frames(crystals: Sequence[Crystal], out: str, found: dict[int, list[Frame] | str]) -> str:
     """Name what was left out, write the others' frames in order of the crystals, and say what was written."""
     from relaxrl.structures.frames import save_frames
 
