@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 
 from relaxrl.structures.frames import Frame
-from relaxrl.training.finetuning.examples import Example, example
+from relaxrl.training.finetuning.examples import Example, example, secant
 
 PER_RELAXATION = 8
 """Points of a relaxation per epoch: that of a poor agent has dozens, of which neighbours say the same."""
@@ -34,6 +34,9 @@ class RelaxationBatches:
         replay: Frames of earlier training.
         batch_size: Points of relaxations per batch.
         replay_size: Frames of replay per batch.
+        secants: Share of the points that are led to a later point of their relaxation, at random, in place of its end;
+            never without a generator. Where the two teach nothing together it is the end after all.
+        fmax: eV/Å, at which the relaxations ended.
     """
 
     def __init__(
@@ -42,10 +45,14 @@ class RelaxationBatches:
         replay: Sequence[Frame] = (),
         batch_size: int = 16,
         replay_size: int = 8,
+        secants: float = 0.0,
+        fmax: float = 0.01,
     ) -> None:
+        self._frames = [list(frames) for frames in relaxations]
         self.relaxations = [[example(frame) for frame in frames] for frames in relaxations]
         self.replay = [example(frame) for frame in replay]
         self.batch_size, self.replay_size = batch_size, replay_size
+        self.secants, self.fmax = secants, fmax
         self._per_epoch = sum(min(len(frames), PER_RELAXATION) for frames in self.relaxations)
 
     def __len__(self) -> int:
@@ -55,7 +62,11 @@ class RelaxationBatches:
     def epoch(self, generator: torch.Generator | None, num_workers: int = 0) -> Iterator[MixedBatch]:
         """Some points of each relaxation, shuffled; without a generator always the same ones, and all of the replay."""
         del num_workers  # nothing is loaded
-        chosen = [one for frames in self.relaxations for one in _some(frames, PER_RELAXATION, generator)]
+        chosen = [
+            self._lesson(number, place, generator)
+            for number, frames in enumerate(self.relaxations)
+            for place in _some(len(frames), PER_RELAXATION, generator)
+        ]
         if generator is None:
             beside = self.replay
             share = -(-len(beside) // len(self))
@@ -68,13 +79,21 @@ class RelaxationBatches:
             first = number * self.batch_size
             yield MixedBatch(chosen[first : first + self.batch_size], beside[number * share : (number + 1) * share])
 
+    def _lesson(self, number: int, place: int, generator: torch.Generator | None) -> Example:
+        """A point of a relaxation, and where it is led to."""
+        later = self._frames[number][place + 1 :]
+        if later and generator is not None and self.secants and torch.rand((), generator=generator) < self.secants:
+            there = later[int(torch.randint(len(later), (), generator=generator))]
+            if (frame := secant(self._frames[number][place], there, self.fmax)) is not None:
+                return example(frame)
+        return self.relaxations[number][place]
 
-def _some(frames: Sequence[Example], n: int, generator: torch.Generator | None) -> list[Example]:
-    """At most n of them, at random, or evenly spread without a generator."""
-    if len(frames) <= n:
-        return list(frames)
-    if generator is None:
-        places = torch.linspace(0, len(frames) - 1, n).round().long().tolist()
-    else:
-        places = torch.randperm(len(frames), generator=generator)[:n].tolist()
-    return [frames[k] for k in places]
+
+def _some(n_all: int, n: int, generator: torch.Generator | None) -> list[int]:
+    """At most n places of all, at random, or evenly spread without a generator."""
+    if n_all <= n:
+        return list(range(n_all))
+    places = torch.linspace(0, n_all - 1, n).round().long()
+    if generator is not None:
+        places = torch.randperm(n_all, generator=generator)[:n]
+    return [int(place) for place in places]

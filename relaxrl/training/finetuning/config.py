@@ -59,6 +59,9 @@ class FinetuneConfig:
     folder, where there is one."""
     replay_size: int = 8
     """Frames of replay per update."""
+    secants: float = 0.5
+    """Share of the points that are led to a later point of their relaxation in place of its end, by the difference of
+    the forces; another one each time."""
     held_out: float = 0.2
     """Share of the relaxations that are not trained on; they say when to stop."""
     trainer: Annotated[FitConfig, with_defaults(**TRAINER)] = field(default_factory=lambda: FitConfig(**_TRAINER))
@@ -82,6 +85,7 @@ class FinetuneConfig:
             raise ValueError(f"`rattle` must be two positive lengths in Å, the lower one first, got {self.rattle}")
         if not 0 <= self.strain <= 0.1:
             raise ValueError(f"`strain` must be between 0 and 0.1, got {self.strain}")
+        _check_share("secants", self.secants)
         if not 0 < self.held_out < 1:
             raise ValueError(f"`held_out` is a share, between 0 and 1, got {self.held_out}")
         if self.seed < 0:
@@ -106,6 +110,8 @@ class OnlineConfig:
     """As in fine-tuning."""
     replay_size: int = 8
     """Frames of replay per update."""
+    secants: float = 0.5
+    """As in fine-tuning."""
     learning_rate: float = 5e-4
     """Highest, reached after a tenth of the updates; it falls to zero along a cosine."""
     seed: int = 0
@@ -120,8 +126,14 @@ class OnlineConfig:
             raise ValueError(f"`every` must be at least 2: one to learn from and one to judge by, got {self.every}")
         if self.memory < self.every:
             raise ValueError(f"`memory` must hold at least `every` = {self.every} relaxations, got {self.memory}")
+        _check_share("secants", self.secants)
         for name in ("seconds", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"`seed` must not be negative, got {self.seed}")
+
+
+def _check_share(name: str, share: float) -> None:
+    if not 0 <= share <= 1:
+        raise ValueError(f"`{name}` is a share, between 0 and 1, got {share}")

@@ -93,6 +93,41 @@ def frames_of(done: Relaxed, calculator: str, fmax: float, parent: str | None = 
     return frames
 
 
+def secant(here: Frame, there: Frame, fmax: float) -> Frame | None:
+    """A point of a relaxation, led to another one of it by the difference of their forces.
+
+    The secant equation: a Hessian that takes a point to the minimum by its forces takes it to any other point of the
+    same parabola by what these change until there. So n points of a relaxation teach of n²/2 ways, not of n alone.
+
+    Args:
+        here: As from `frames_of`.
+        there: Another frame of the same relaxation, with smaller forces.
+        fmax: eV/Å, at which the relaxation ended.
+
+    Returns:
+        None where that would teach nothing, or what no parabola with a minimum does: forces that grow, or curvature
+        that is negative along the way.
+    """
+    stress = None
+    if here.stress is not None and there.stress is not None:
+        stress = here.stress - there.stress * (there.atoms.get_volume() / here.atoms.get_volume())
+    forces = here.forces - there.forces
+    frame = Frame(
+        here.atoms,
+        here.energy,
+        forces,
+        stress,
+        towards(here.atoms, there.atoms),
+        there.energy,
+        here.crystal,
+        here.parent,
+        here.calculator,
+    )
+    shrinks = np.linalg.norm(there.forces) <= np.linalg.norm(here.forces)
+    way = frame.displacements if _moves(frame) else frame.minimum.positions - frame.atoms.positions
+    return frame if shrinks and (way * forces).sum() > 0 and _teaches(frame, fmax) else None
+
+
 def example(frame: Frame) -> Example:
     """A frame as tensors."""
     moves = _moves(frame)

@@ -48,7 +48,7 @@ from relaxrl.training.supervised.parameters import KIND, exported, fill
 CONFIG_FILE, JOURNAL_FILE = "finetune.yaml", "relaxations.journal"
 ON_THE_WAY, TRAINING, PREVIOUS = "on-the-way", "training", "previous"
 """Folders of the agent while relaxations go on, of the training after them, and of the agent of an earlier training."""
-_OF_TRAINING = ("updates", "batch_size", "replay", "replay_size", "held_out", "trainer")
+_OF_TRAINING = ("updates", "batch_size", "replay", "replay_size", "secants", "held_out", "trainer")
 """Keys that the relaxations don't depend on: with others the agent is trained anew, on the same relaxations."""
 _UNBOUNDED = 1e6
 """Seconds."""
@@ -254,7 +254,7 @@ def _trained(
     actor = hessian_actor(load_learner(config.agent)).train().requires_grad_(True)
     # Each fifth frame of replay is judged by, not trained on.
     told, asked = [[replay[k] for k in range(len(replay)) if (k % 5 == 4) == held] for held in (False, True)]
-    train = RelaxationBatches(lessons.train, told, config.batch_size, config.replay_size)
+    train = RelaxationBatches(lessons.train, told, config.batch_size, config.replay_size, config.secants, config.fmax)
     held_out = RelaxationBatches(lessons.held_out, asked, 32)
     values = {field.name: getattr(config.trainer, field.name) for field in dataclasses.fields(config.trainer)}
     folder = done.folder / TRAINING

@@ -221,7 +221,14 @@ class OnlineLearning:
         generator = torch.Generator().manual_seed(
             int(np.random.default_rng([config.seed, self._taken]).integers(2**62))
         )
-        batches = RelaxationBatches(self._train, self._replay, config.batch_size, config.replay_size)
+        batches = RelaxationBatches(
+            self._train,
+            self._replay,
+            config.batch_size,
+            config.replay_size,
+            config.secants,
+            self._conditions.fmax,
+        )
         rates = FitConfig(
             optimizer="Adam",
             max_lr=config.learning_rate,

@@ -18,7 +18,7 @@ from relaxrl.potentials import parse_calculator
 from relaxrl.strain import vector_from_tensor
 from relaxrl.structures.frames import Frame
 from relaxrl.training.finetuning.batches import PER_RELAXATION, RelaxationBatches
-from relaxrl.training.finetuning.examples import example, frames_of, losses, relative_error
+from relaxrl.training.finetuning.examples import example, frames_of, losses, relative_error, secant
 from relaxrl.training.finetuning.terms import loss_terms, mean_loss
 
 EXACT = 1e-10
@@ -149,6 +149,75 @@ def test_points_in_other_basins_and_crashes_teach_nothing() -> None:
     steep = replace(steep, forces=steep.forces + np.array([[100.0, 0, 0], [-100.0, 0, 0], [0, 0, 0], [0, 0, 0]]))
     kept = frames_of(replace(done, path=(far, steep, *done.path)), "emt", 0.01)
     assert len(kept) == len(frames_of(done, "emt", 0.01))
+
+
+@pytest.mark.parametrize("cell", [None, RelaxCell()], ids=["fixed cell", "with cell"])
+def test_a_secant_is_the_way_from_one_point_to_another(cell: RelaxCell | None) -> None:
+    done = relaxed(copper(strain=0.0 if cell is None else 0.02), cell)
+    here, there = frames_of(done, "emt", 0.01)[:2]
+    found = secant(here, there, 0.01)
+    assert found is not None
+    np.testing.assert_allclose(found.forces, done.path[0].forces - done.path[1].forces, atol=EXACT)
+    np.testing.assert_allclose(found.minimum.cell.lengths(), there.atoms.cell.lengths())
+    np.testing.assert_allclose(found.minimum.get_all_distances(), there.atoms.get_all_distances(), atol=EXACT)
+    np.testing.assert_array_equal(found.atoms.positions, here.atoms.positions)
+    volumes = [frame.atoms.get_volume() for frame in (here, there)]
+    stress = here.stress - there.stress * volumes[1] / volumes[0]
+    np.testing.assert_allclose(found.stress, stress, atol=EXACT)
+    assert example(found).moves is (cell is not None)
+
+
+def parabola(*places: float) -> list[Frame]:
+    """Points on the way to the minimum of one parabola in all coordinates, in Å from it along one direction."""
+    end, way = copper(seed=1), np.random.default_rng(0).normal(size=(4, 3))
+    way -= way.mean(axis=0)
+    frames = []
+    for place in places:
+        here = end.copy()
+        here.positions += place * way
+        frames.append(Frame(here, 0.0, -5.0 * place * way, None, end, 0.0, "one", "one", "emt"))
+    return frames
+
+
+def test_a_step_that_is_right_to_the_minimum_is_right_along_every_secant() -> None:
+    """By the Hessian of the parabola, whichever two points of it are taken."""
+    frames = parabola(0.2, 0.11, -0.06, 0.03)
+    for k, here in enumerate(frames):
+        for there in frames[k + 1 :]:
+            found = secant(here, there, 0.01)
+            assert found is not None
+            np.testing.assert_allclose(example(found).displacement.numpy(), found.forces / 5.0, atol=EXACT)
+
+
+@pytest.mark.parametrize(
+    ("places", "what"),
+    [((0.1, 0.2), "forces grow"), ((0.1, 0.1), "no way"), ((0.1, 0.0999), "too little to be told from noise")],
+)
+def test_secants_that_teach_nothing(places: tuple[float, float], what: str) -> None:
+    here, there = parabola(*places)
+    assert secant(here, there, 0.01) is None, what
+
+
+def test_negative_curvature_along_the_way_is_no_secant() -> None:
+    here, there = (replace(frame, forces=-frame.forces) for frame in parabola(0.2, 0.1))
+    assert secant(here, there, 0.01) is None
+
+
+def test_points_are_led_to_later_ones_as_often_as_asked() -> None:
+    frames = parabola(0.3, 0.2, 0.1, 0.05)
+    ends = {example(frame).displacement.numpy().tobytes() for frame in frames}
+
+    def share(secants: float) -> float:
+        batches = RelaxationBatches([frames], batch_size=4, secants=secants)
+        generator = torch.Generator().manual_seed(0)
+        drawn = [one for _ in range(100) for batch in batches.epoch(generator) for one in batch.new]
+        return float(np.mean([one.displacement.numpy().tobytes() not in ends for one in drawn]))
+
+    assert share(0.0) == 0.0
+    assert share(1.0) == pytest.approx(0.75)  # the last point has none after it
+    assert share(0.5) == pytest.approx(0.375, abs=0.06)
+    judged = [one for batch in RelaxationBatches([frames], secants=1.0).epoch(None) for one in batch.new]
+    assert {one.displacement.numpy().tobytes() for one in judged} == ends
 
 
 def many(n: int) -> list[Frame]:
