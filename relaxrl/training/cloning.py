@@ -67,7 +67,8 @@ class Cloner(GradientTrainer[CloningConfig]):
         """The agent of an actor, with the energy over its actions where one is trained."""
         assert isinstance(module, Actor)
         if self.recorded is not None:
-            metadata = metadata | {"elements": sorted({*metadata["elements"], *self.recorded.elements})}
+            elements = sorted({*metadata["elements"], *self.recorded.elements})
+            metadata = metadata | {"elements": elements, "frames": self.config.frames}
         config, energy = self.config.action_energy, self.action_energy
         if config is None or energy is None:
             return Agent(module, self.config.actor.max_step, metadata)

@@ -202,7 +202,9 @@ def test_frames_are_a_part_of_the_batch_and_of_its_first_step_alone(
     assert seen == [8, 6]
     assert run.recorded is not None
     assert len(run.recorded.frames) == (2 if cell else 1)
-    assert set(run.current_agent().elements) == {"Ag", "Au", "Cu"}
+    agent = run.current_agent()
+    assert set(agent.elements) == {"Ag", "Au", "Cu"}
+    assert agent.metadata["frames"] == str(tmp_path / "frames.npz")
 
 
 def test_actors_without_a_hessian_learn_from_frames_too(minima: str, relaxed: list[Atoms], tmp_path: Path) -> None:
