@@ -20,11 +20,11 @@ TRAINER: dict[str, Any] = {
     "ema_decay": 0.99,
     "ema_warmup": True,
     "grad_clip": 5.0,
-    "early_stoppings": {"displacement": {"patience": 15}},
+    "early_stoppings": {"displacement": {"patience": 30}},
 }
 """What fine-tuning has for defaults in `trainer`."""
 
-_TRAINER = TRAINER | {"early_stoppings": {"displacement": EarlyStoppingConfig(patience=15)}}
+_TRAINER = TRAINER | {"early_stoppings": {"displacement": EarlyStoppingConfig(patience=30)}}
 
 
 @configclass
@@ -50,7 +50,7 @@ class FinetuneConfig:
     learn_every: int | None = 6
     """The agent learns a little after so many of these relaxations already, which makes those that follow shorter; null
     relaxes all with the agent as it is. The training begins with the agent as it was in any case."""
-    updates: int = 300
+    updates: int = 1000
     """Of the parameters, at most."""
     batch_size: int = 16
     """Points of relaxations per update."""
