@@ -1,38 +1,85 @@
-"""Whether a calculator changes its mind: other forces at a geometry that is the same but for nothing that matters."""
+"""Whether a calculator changes its mind, or its surface is rough: other forces, or another energy, next to a point."""
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 
-from relaxrl.optimize.safeguard import Point
+from relaxrl.optimize.safeguard import Point, energy_resolution
 from relaxrl.optimize.surface import Surface
+from relaxrl.typing import FloatArray
 
 NUDGE = 1e-6
 """Å; even a bond of 100 eV/Å² pulls by only 1e-4 eV/Å more. Far enough for calculators not to return what they hold."""
 SHARE = 0.25
 """Noise of the forces, as a part of the fmax asked for, beyond which that is out of reach."""
+BLAMED = 10.0
+"""Forces larger than this many times the noise must have another reason."""
+NEIGHBOURS = 0.01
+"""Å; how far apart points are neighbours."""
+CLIFF = 10.0
+"""By how much a jump of the energy must exceed what the forces at both ends, and rounding, could have done."""
 
 
-def noise(surface: Surface, here: Point) -> float:
-    """How much forces change where atoms are only nudged, eV/Å; infinite where the calculator fails there.
+class Noise(NamedTuple):
+    """What nudges have shown.
 
-    Costs one force evaluation. The atoms stand where they were afterwards.
+    Attributes:
+        size: How much forces differ between two evaluations of one geometry, eV/Å; infinite where the calculator fails.
+        evaluations: That it took to know.
+    """
+
+    size: float
+    evaluations: int
+
+
+def noise(surface: Surface, here: Point, fmax: float) -> Noise:
+    """How much forces change where atoms are only nudged.
+
+    Where they change, a nudge twice as long tells why. Noise is different each time; but where the surface is only
+    steeply curved (bonds at the end of their reach), forces change as much again, and beyond a kink or a cliff they are
+    alike. The atoms stand where they were afterwards.
 
     Args:
         surface: What is relaxed.
         here: Where the atoms stand.
+        fmax: eV/Å, asked for.
     """
+    near = _nudged(surface, here, NUDGE)
+    found = _largest(surface, None if near is None else near.gradient - here.gradient) / np.sqrt(2)
+    if near is None or found <= SHARE * fmax:
+        return Noise(found, 1)
+    far = _nudged(surface, here, 2 * NUDGE)
+    if far is None:
+        return Noise(float("inf"), 2)
+    beyond = _largest(surface, far.gradient - near.gradient) / np.sqrt(2)
+    bend = _largest(surface, far.gradient - 2 * near.gradient + here.gradient) / np.sqrt(6)
+    return Noise(min(found, beyond, bend), 2)
+
+
+def fell_off(here: Point, there: Point) -> bool:
+    """Whether a cliff lies between two neighbouring points: their energies differ by more than forces can explain."""
+    step = there.x - here.x
+    by_forces = float(np.linalg.norm(step) * (np.linalg.norm(here.gradient) + np.linalg.norm(there.gradient)))
+    jump = abs(there.energy - here.energy)
+    return bool(np.abs(step).max() < NEIGHBOURS and jump > CLIFF * (by_forces + energy_resolution(here.energy)))
+
+
+def _nudged(surface: Surface, here: Point, nudge: float) -> Point | None:
     signs = np.where(np.arange(len(here.x)) % 2, -1.0, 1.0)
-    nudge = NUDGE * (signs if surface.free is None else np.where(surface.free, signs, 0.0))
-    there = surface.displaced(here, nudge)
+    there = surface.displaced(here, nudge * (signs if surface.free is None else np.where(surface.free, signs, 0.0)))
     surface.place(here)
-    if there is None:
+    return there
+
+
+def _largest(surface: Surface, change: FloatArray | None) -> float:
+    """Of a change of the gradient, on any atom or on the cell; infinite for none."""
+    if change is None:
         return float("inf")
     n_dof = 3 * len(surface.numbers)
-    change = there.gradient - here.gradient
     rest = np.abs(change[n_dof:]).max(initial=0.0)
-    # Of two evaluations, each with noise.
-    return float(max(np.linalg.norm(change[:n_dof].reshape(-1, 3), axis=1).max(), rest) / np.sqrt(2))
+    return float(max(np.linalg.norm(change[:n_dof].reshape(-1, 3), axis=1).max(), rest))
 
 
 def verdict(found: float, here: Point, fmax: float) -> str:
@@ -43,7 +90,7 @@ def verdict(found: float, here: Point, fmax: float) -> str:
         here: Where it was found.
         fmax: eV/Å, asked for.
     """
-    if not found > SHARE * fmax:
+    if not found > SHARE * fmax or here.fmax > BLAMED * found:
         return ""
     return (
         f"the calculator changes its mind: at one geometry (but for {NUDGE:g} Å) its forces differ by {found:.2g} "

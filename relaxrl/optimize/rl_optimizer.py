@@ -16,7 +16,7 @@ from scipy import sparse
 from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.cell_surface import CellSurface, make_surface
-from relaxrl.optimize.noise import noise, verdict
+from relaxrl.optimize.noise import fell_off, noise, verdict
 from relaxrl.optimize.pilot import AgentRelieved, Pilot
 from relaxrl.optimize.policy import (
     Policy,
@@ -180,6 +180,9 @@ class RLOptimizer(Optimizer):
         """
         del gradient
         start = self._locate()
+        if self._safeguard.out_of_patience and not self._safeguard.rough:
+            self._forget()
+            self._safeguard.roughen()
         self._safeguard.check_progress(start)
         try:
             if self._safeguard.probe_is_due():
@@ -307,15 +310,27 @@ class RLOptimizer(Optimizer):
         return unit / length * min(radius, peak * length)
 
     def _quasi_newton_step(self, start: Point) -> None:
-        """Move along the quasi-Newton direction, as far as it is trusted."""
+        """Move along the quasi-Newton direction, as far as it is trusted; on a rough surface wherever it leads."""
         if self._safeguard.should_forget:
-            self._pairs.clear()
-            if self._pilot is not None:
-                self._pilot.surprises.clear()
+            self._forget()
+        if self._descend(start):
+            return
+        self._look_for_noise(start)
+        if not self._safeguard.rough:
+            self._forget()
+            self._safeguard.roughen()
+            if self._descend(start):
+                return
+        raise CalculatorError(
+            f"no step from fmax {start.fmax:.4g} eV/Å lowers the energy or the forces, and none stays below the energy "
+            "of the start; expected forces that are the gradient of the energy. Check the calculator"
+        )
+
+    def _descend(self, start: Point) -> bool:
+        """Try shorter and shorter steps until one stands; False where none does, or there is a cliff."""
         if not self._pairs:
             self._safeguard.radius = min(self._safeguard.radius, UNKNOWN_RADIUS)
         hessian, free = self._guess(start), self._surface.free
-        length = 0.0
         for _ in range(MAX_TRIALS):
             full = newton_step(start.gradient, hessian, self._pairs, free)
             if not full @ start.gradient < 0:
@@ -330,24 +345,29 @@ class RLOptimizer(Optimizer):
                 predicted = fraction * (1 - fraction / 2) * float(full @ start.gradient)
                 self._safeguard.adapt(length, predicted, energy_change(start, trial))
                 self._accept(start, trial)
-                return
+                return True
             self._safeguard.reject()
             self._safeguard.shrink(length)
-        self._look_for_noise(start)
-        raise CalculatorError(
-            f"no step from fmax {start.fmax:.4g} eV/Å lowers the energy or the forces, the last of {MAX_TRIALS} was "
-            f"{length:.1e} Å long; expected forces that are the gradient of the energy. Check the calculator"
-        )
+            if trial is not None and not self._safeguard.rough and fell_off(start, trial):
+                break
+        return False
 
     def _look_for_noise(self, start: Point) -> None:
-        """End here if it is the noise of the calculator that keeps the forces up, at the cost of one evaluation.
+        """End here if it is the noise of the calculator that keeps the forces up, at the cost of an evaluation or two.
 
         Raises:
             CalculatorError: It is.
         """
-        self.force_evaluations += 1
-        if message := verdict(noise(self._surface, start), start, float(self.fmax)):
+        found = noise(self._surface, start, float(self.fmax))
+        self.force_evaluations += found.evaluations
+        if message := verdict(found.size, start, float(self.fmax)):
             raise CalculatorError(message)
+
+    def _forget(self) -> None:
+        """What was learned of the curvature misleads."""
+        self._pairs.clear()
+        if self._pilot is not None:
+            self._pilot.surprises.clear()
 
     def _guess(self, start: Point) -> sparse.csr_array:
         """The Hessian that the quasi-Newton method starts from: the agent's where it has proved good, else springs."""

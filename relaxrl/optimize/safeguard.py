@@ -13,6 +13,8 @@ from relaxrl.typing import FloatArray, StateDict
 
 ENERGY_RESOLUTION = 2e-7
 """Relative; energies that differ by less are taken as equal: the rounding of float32 machine-learned potentials."""
+ROUGH_RADIUS = 0.2
+"""Å; longest step on a rough surface, as of ASE's BFGS."""
 PROBE = 30
 """Force evaluations without a new lowest fmax, after which the calculator is tried for noise."""
 
@@ -112,7 +114,7 @@ def energy_change(old: Point, new: Point) -> float:
     Close to a minimum the energy changes by less than its rounding error long before the forces are small.
     """
     change = new.energy - old.energy
-    if abs(change) > _resolution(old.energy):
+    if abs(change) > energy_resolution(old.energy):
         return change
     return float(0.5 * (old.gradient + new.gradient) @ (new.x - old.x))
 
@@ -141,6 +143,7 @@ class Safeguard:
         self._failures = 0
         self._level = 0  # force evaluations without a new lowest fmax
         self._probe_at = PROBE
+        self.rough = False
 
     def begin(self, start: Point) -> None:
         """A relaxation starts here."""
@@ -150,16 +153,19 @@ class Safeguard:
         self._best_fmax = [start.fmax]
         self._idle = self._failures = self._level = 0
         self._probe_at = PROBE
+        self.rough = False
 
     def accepts(self, old: Point, new: Point, strict: bool = False) -> bool:
         """Whether the step from `old` to `new` stands."""
+        if self.rough:
+            return new.energy <= self._ceiling
         if energy_change(old, new) <= 0:
             return True
         return new.energy <= self._ceiling and new.fmax < (self._best_fmax[-1] if strict else old.fmax)
 
     def accept(self, trial: Point) -> None:
         """A trial was evaluated, and it stands."""
-        progress = trial.energy < self._lowest_energy - _resolution(trial.energy)
+        progress = trial.energy < self._lowest_energy - energy_resolution(trial.energy)
         progress |= trial.fmax < 0.99 * self._best_fmax[-1]
         self._idle = 0 if progress else self._idle + 1
         self._level = 0 if trial.fmax < 0.99 * self._best_fmax[-1] else self._level + 1
@@ -174,6 +180,12 @@ class Safeguard:
         self._level += 1
         self._best_fmax.append(self._best_fmax[-1])
 
+    def roughen(self) -> None:
+        """The surface has kinks or cliffs, where no step goes down though forces are large: stop to ask for it."""
+        self.rough = True
+        self.radius = ROUGH_RADIUS
+        self._idle = 0
+
     def shrink(self, length: float) -> None:
         """Trust less than the step of `length` Å that was rejected."""
         self.radius = self.config.shrink * min(self.radius, length)
@@ -186,6 +198,9 @@ class Safeguard:
             predicted: Energy change that the quadratic model promised, eV; negative.
             actual: Energy change that came, eV.
         """
+        if self.rough:
+            self.radius = ROUGH_RADIUS
+            return
         quality = actual / predicted if predicted < 0 else 0.0
         if quality < 0.25:
             self.radius *= 0.7
@@ -226,13 +241,18 @@ class Safeguard:
         """Whether, after half the patience, the curvature learnt is more likely what misleads."""
         return self._idle >= self.config.patience // 2 and self._idle % (self.config.patience // 2) == 0
 
+    @property
+    def out_of_patience(self) -> bool:
+        """Whether neither energy nor fmax had a new record for a long time."""
+        return self._idle >= self.config.patience
+
     def check_progress(self, here: Point) -> None:
         """Fail loudly if neither energy nor fmax had a new record for a long time.
 
         Raises:
             CalculatorError: Patience has run out.
         """
-        if self._idle >= self.config.patience:
+        if self.out_of_patience:
             raise CalculatorError(
                 f"stuck at fmax {here.fmax:.4g} eV/Å: {self._idle} force evaluations without a lower energy or force; "
                 "expected forces that are the gradient of the energy. Check the calculator's convergence, or ask for "
@@ -263,6 +283,7 @@ class Safeguard:
             "idle": self._idle,
             "level": self._level,
             "probe_at": self._probe_at,
+            "rough": self.rough,
         }
 
     def load_state_dict(self, state: StateDict) -> None:
@@ -276,7 +297,9 @@ class Safeguard:
         self._failures = 0
         self._level = int(state.get("level", 0))  # older files don't have these
         self._probe_at = int(state.get("probe_at", PROBE))
+        self.rough = bool(state.get("rough", False))
 
 
-def _resolution(energy: float) -> float:
+def energy_resolution(energy: float) -> float:
+    """Differences below this can't be told from rounding, eV."""
     return ENERGY_RESOLUTION * max(1.0, abs(energy))
