@@ -252,10 +252,8 @@ def _trained(
     done: FinetuneResult, lessons: Lessons, replay: Sequence[Frame], config: FinetuneConfig, progress: TrainingProgress
 ) -> FinetuneResult:
     actor = hessian_actor(load_learner(config.agent)).train().requires_grad_(True)
-    # Each fifth frame of replay is judged by, not trained on.
-    told, asked = [[replay[k] for k in range(len(replay)) if (k % 5 == 4) == held] for held in (False, True)]
-    train = RelaxationBatches(lessons.train, told, config.batch_size, config.replay_size, config.secants, config.fmax)
-    held_out = RelaxationBatches(lessons.held_out, asked, 32)
+    train = RelaxationBatches(lessons.train, replay, config.batch_size, config.replay_size, config.secants, config.fmax)
+    held_out = RelaxationBatches(lessons.held_out, batch_size=32)
     values = {field.name: getattr(config.trainer, field.name) for field in dataclasses.fields(config.trainer)}
     folder = done.folder / TRAINING
     values |= {
