@@ -61,7 +61,7 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--updates",
         type=int,
         metavar="N",
-        help="of the parameters, rounded up to whole epochs (default: 300); fewer where they help no more",
+        help="of the parameters, rounded up to whole epochs (default: 1000); fewer where they help no more",
     )
     parser.add_argument(
         "--replay",

@@ -17,7 +17,7 @@ SHARE = 0.25
 BLAMED = 10.0
 """Forces larger than this many times the noise must have another reason."""
 NEIGHBOURS = 0.01
-"""Å; how far apart points are neighbours."""
+"""Å, or a strain; points whose coordinates all differ by less are neighbours."""
 CLIFF = 10.0
 """By how much a jump of the energy must exceed what the forces at both ends, and rounding, could have done."""
 
@@ -38,8 +38,8 @@ def noise(surface: Surface, here: Point, fmax: float) -> Noise:
     """How much forces change where atoms are only nudged.
 
     Where they change, a nudge twice as long tells why. Noise is different each time; but where the surface is only
-    steeply curved (bonds at the end of their reach), forces change as much again, and beyond a kink or a cliff they are
-    alike. The atoms stand where they were afterwards.
+    steeply curved (bonds at the end of their reach), forces change as much again, and where both nudges end beyond the
+    same kink or cliff, they agree. The atoms stand where they were afterwards.
 
     Args:
         surface: What is relaxed.
@@ -52,17 +52,17 @@ def noise(surface: Surface, here: Point, fmax: float) -> Noise:
         return Noise(found, 1)
     far = _nudged(surface, here, 2 * NUDGE)
     if far is None:
-        return Noise(float("inf"), 2)
+        return Noise(found, 2)
     beyond = _largest(surface, far.gradient - near.gradient) / np.sqrt(2)
     bend = _largest(surface, far.gradient - 2 * near.gradient + here.gradient) / np.sqrt(6)
     return Noise(min(found, beyond, bend), 2)
 
 
-def fell_off(here: Point, there: Point) -> bool:
-    """Whether a cliff lies between two neighbouring points: their energies differ by more than forces can explain."""
+def hit_a_cliff(here: Point, there: Point) -> bool:
+    """Whether a cliff lies between two neighbouring points: the energy rises by more than forces can explain."""
     step = there.x - here.x
     by_forces = float(np.linalg.norm(step) * (np.linalg.norm(here.gradient) + np.linalg.norm(there.gradient)))
-    jump = abs(there.energy - here.energy)
+    jump = there.energy - here.energy
     return bool(np.abs(step).max() < NEIGHBOURS and jump > CLIFF * (by_forces + energy_resolution(here.energy)))
 
 

@@ -16,7 +16,7 @@ from scipy import sparse
 from relaxrl.errors import CalculatorError, CheckpointError, ConfigError, StructureError
 from relaxrl.optimize.cell import RelaxCell
 from relaxrl.optimize.cell_surface import CellSurface, make_surface
-from relaxrl.optimize.noise import fell_off, noise, verdict
+from relaxrl.optimize.noise import hit_a_cliff, noise, verdict
 from relaxrl.optimize.pilot import AgentRelieved, Pilot
 from relaxrl.optimize.policy import (
     Policy,
@@ -53,8 +53,9 @@ class RLOptimizer(Optimizer):
     a step that goes wrong, or does not halve the forces, corrects the Hessian for the next one; otherwise a
     displacement that makes things worse is shrunk and tried again. An agent that does no good hands over, for the rest
     of the relaxation, to a quasi-Newton method which inherits all force differences that the agent's steps have
-    measured. So a good agent makes it fast, and a bad one can't break it: after `run`, atoms stand at the last geometry
-    accepted, never above the energy of the start, and no number is NaN. See docs/optimizer.md.
+    measured. On a rough surface, where no step makes things better, that goes on all the same. So a good agent makes it
+    fast, and a bad one can't break it: after `run`, atoms stand at the last geometry accepted (after a failure on a
+    rough surface at the lowest one), never above the energy of the start, and no number is NaN. See docs/optimizer.md.
 
     One step may take several force evaluations where trials are rejected; `force_evaluations` counts all of them, the
     first included. `handover_reason` says why the agent was relieved; empty while it is in charge.
@@ -154,6 +155,7 @@ class RLOptimizer(Optimizer):
         self._safeguard = Safeguard(self.config, self.maxstep)
         self._here: Point | None = None
         self._previous: Point | None = None
+        self._lowest: Point | None = None  # since the surface was taken for rough
         self._evaluated = False  # the present point, in this process: a restart file does not spare the evaluation
 
     @property
@@ -180,19 +182,20 @@ class RLOptimizer(Optimizer):
         """
         del gradient
         start = self._locate()
-        if self._safeguard.out_of_patience and not self._safeguard.rough:
-            self._forget()
-            self._safeguard.roughen()
-        self._safeguard.check_progress(start)
         try:
+            if self._safeguard.out_of_patience and not self._safeguard.rough:
+                self._take_for_rough(start)
+            self._safeguard.check_progress(start)
             if self._safeguard.probe_is_due():
                 self._look_for_noise(start)
             if self._pilot is None or not self.agent_in_charge or not self._agent_step(self._pilot, start):
                 self._quasi_newton_step(start)
+        except CalculatorError:
+            self._stand(self._lowest or start)
+            raise
         except BaseException:
             # Also on Ctrl-C: a rejected trial must not be what the user keeps.
-            self._surface.place(start)
-            self._evaluated = False
+            self._stand(start)
             raise
         if self.restart is not None and self.comm.rank == 0:
             # ASE counts the step after this function returns.
@@ -229,7 +232,7 @@ class RLOptimizer(Optimizer):
         }
         if self._pilot is not None:
             state["pilot"] = self._pilot.state_dict()
-        for name, point in (("here", self._here), ("previous", self._previous)):
+        for name, point in (("here", self._here), ("previous", self._previous), ("lowest", self._lowest)):
             if point is not None:
                 state[name] = {key: value for key, value in vars(point).items() if value is not None}
         return state
@@ -263,7 +266,9 @@ class RLOptimizer(Optimizer):
                 f"{'at fixed' if n_dof > len(here['x']) else 'of the'} cell; use another restart file"
             )
         self._surface.load_state_dict(state.get("surface", {}))
-        self._here, self._previous = (_point(state[name]) if name in state else None for name in ("here", "previous"))
+        self._here, self._previous, self._lowest = (
+            _point(state[name]) if name in state else None for name in ("here", "previous", "lowest")
+        )
         self._evaluated = False
 
     def read(self) -> None:
@@ -316,18 +321,16 @@ class RLOptimizer(Optimizer):
         if self._descend(start):
             return
         self._look_for_noise(start)
-        if not self._safeguard.rough:
-            self._forget()
-            self._safeguard.roughen()
-            if self._descend(start):
-                return
+        self._take_for_rough(start)
+        if self._descend(start):
+            return
         raise CalculatorError(
             f"no step from fmax {start.fmax:.4g} eV/Å lowers the energy or the forces, and none stays below the energy "
             "of the start; expected forces that are the gradient of the energy. Check the calculator"
         )
 
     def _descend(self, start: Point) -> bool:
-        """Try shorter and shorter steps until one stands; False where none does, or there is a cliff."""
+        """Try shorter and shorter steps until one stands; False where none does, or where one ran into a cliff."""
         if not self._pairs:
             self._safeguard.radius = min(self._safeguard.radius, UNKNOWN_RADIUS)
         hessian, free = self._guess(start), self._surface.free
@@ -348,7 +351,7 @@ class RLOptimizer(Optimizer):
                 return True
             self._safeguard.reject()
             self._safeguard.shrink(length)
-            if trial is not None and not self._safeguard.rough and fell_off(start, trial):
+            if trial is not None and not self._safeguard.rough and hit_a_cliff(start, trial):
                 break
         return False
 
@@ -362,6 +365,18 @@ class RLOptimizer(Optimizer):
         self.force_evaluations += found.evaluations
         if message := verdict(found.size, start, float(self.fmax)):
             raise CalculatorError(message)
+
+    def _take_for_rough(self, start: Point) -> None:
+        """From now on steps need not lead down; an agent in charge is relieved."""
+        self._forget()
+        self._safeguard.roughen()
+        self._lowest = self._lowest or start
+        self.handover_reason = self.handover_reason or "the surface is rough"
+
+    def _stand(self, point: Point) -> None:
+        """Leave the atoms there."""
+        self._surface.place(point)
+        self._here, self._evaluated = point, False
 
     def _forget(self) -> None:
         """What was learned of the curvature misleads."""
@@ -386,7 +401,7 @@ class RLOptimizer(Optimizer):
         # A calculator that was exchanged gives another energy at the same place.
         if known is None or not np.array_equal(point.x, known.x) or abs(point.energy - known.energy) > 1e-6:
             point = self._surface.begin(point)
-            self._previous, self._here, self._evaluated = None, point, False
+            self._previous, self._lowest, self._here, self._evaluated = None, None, point, False
             self.handover_reason = "" if self.agent is not None else NO_AGENT
             if self._pilot is not None:
                 self._pilot.begin()
@@ -411,6 +426,8 @@ class RLOptimizer(Optimizer):
 
     def _accept(self, start: Point, trial: Point) -> None:
         self._previous, self._here = start, trial
+        if self._lowest is not None and trial.energy < self._lowest.energy:
+            self._lowest = trial
         self._safeguard.accept(trial)
 
 

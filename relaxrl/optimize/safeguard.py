@@ -58,7 +58,8 @@ class SafeguardConfig:
     """Force evaluations after which any agent hands over. On random structures of a carbide, where it does no good,
     60 save a tenth of the evaluations; of oxides, where it does, they cost 1 % at most."""
     patience: int = 100
-    """Force evaluations without a new lowest energy or fmax, after which the relaxation fails loudly."""
+    """Force evaluations without a new lowest energy or fmax, after which the surface is taken for rough; after as many
+    more the relaxation fails loudly."""
     max_failures: int = 4
     """Trial geometries in a row that the calculator may refuse; each next one is closer to the last good geometry."""
 
@@ -124,7 +125,8 @@ class Safeguard:
 
     A trial stands if it lowers the energy, or lowers fmax without rising above the energy that the relaxation started
     from. So fmax can't be bought by taking the structure apart. In strict mode fmax has to fall below everything seen
-    before, which excludes endless cycles.
+    before, which excludes endless cycles. Once the surface is taken for rough, all trials stand that are not above that
+    energy.
 
     Args:
         config: When to doubt.
@@ -157,10 +159,10 @@ class Safeguard:
 
     def accepts(self, old: Point, new: Point, strict: bool = False) -> bool:
         """Whether the step from `old` to `new` stands."""
-        if self.rough:
-            return new.energy <= self._ceiling
         if energy_change(old, new) <= 0:
             return True
+        if self.rough:
+            return new.energy <= self._ceiling
         return new.energy <= self._ceiling and new.fmax < (self._best_fmax[-1] if strict else old.fmax)
 
     def accept(self, trial: Point) -> None:
@@ -181,10 +183,11 @@ class Safeguard:
         self._best_fmax.append(self._best_fmax[-1])
 
     def roughen(self) -> None:
-        """The surface has kinks or cliffs, where no step goes down though forces are large: stop to ask for it."""
+        """The surface has kinks or cliffs, where no step leads down though forces are large: stop asking for it."""
+        if not self.rough:
+            self._idle = 0
         self.rough = True
-        self.radius = ROUGH_RADIUS
-        self._idle = 0
+        self.radius = min(ROUGH_RADIUS, self.largest)
 
     def shrink(self, length: float) -> None:
         """Trust less than the step of `length` Å that was rejected."""
@@ -199,7 +202,7 @@ class Safeguard:
             actual: Energy change that came, eV.
         """
         if self.rough:
-            self.radius = ROUGH_RADIUS
+            self.radius = min(ROUGH_RADIUS, self.largest)
             return
         quality = actual / predicted if predicted < 0 else 0.0
         if quality < 0.25:

@@ -1,3 +1,5 @@
+import itertools
+
 import numpy as np
 import pytest
 from ase.build import bulk
@@ -6,7 +8,7 @@ from ase.calculators.emt import EMT
 
 from relaxrl.errors import CalculatorError
 from relaxrl.optimize import RLOptimizer
-from relaxrl.optimize.noise import NUDGE, fell_off, noise
+from relaxrl.optimize.noise import NUDGE, hit_a_cliff, noise
 from relaxrl.optimize.surface import FixedCellSurface
 
 
@@ -72,7 +74,7 @@ def test_noise_is_measured_where_the_atoms_stand():
     atoms.calc = Noisy(0.05)
     found = [noise(surface, surface.here(), fmax=0.01) for _ in range(20)]
     assert {one.evaluations for one in found} == {2}
-    # The largest of eight vectors, of normal deviates in each component; the smallest of three ways to measure it.
+    # The largest of eight vectors, of normal deviates in each component; `noise` takes the smallest of three measures.
     assert 0.05 * 1.8 < np.mean([one.size for one in found]) < 0.05 * 2.7
 
 
@@ -122,43 +124,67 @@ def test_a_cliff_is_told_from_a_slope():
     _, below = at(cliff, -0.001)
     for x, fell in ((0.001, True), (-0.003, False), (0.5, False)):  # beyond it, on this side, too far to tell
         _, there = at(cliff, x)
-        assert fell_off(below, there) is fell, x
+        assert hit_a_cliff(below, there) is fell, x
 
 
-SHELF, HEIGHT = 0.15, 0.1
+def pit(x):
+    """Beyond 0.15 Å, where the atom starts, the energy is lower, and a slope before it leads there from both sides."""
+    if x > 0.15:
+        return -0.1, 0.0
+    return (3 * (x - 0.10), 3.0) if x > 0.10 else (0.0, 0.0)
 
 
-def shelf(x):
-    """Beyond x, where the atom starts, the energy is lower: no step down leads to the crystal."""
-    return (-HEIGHT, 0.0) if x > SHELF else (0.0, 0.0)
-
-
-@pytest.mark.parametrize("agent", ["metals", None])
-def test_a_cliff_that_holds_atoms_back_is_climbed(agent):
+def displaced(calculator):
     atoms = bulk("Cu", cubic=True)
     atoms.positions[0, 0] += 0.5
-    atoms.calc = Rough(shelf)
+    atoms.calc = calculator
+    return atoms
+
+
+def test_a_cliff_that_holds_atoms_back_is_crossed():
+    atoms = displaced(Rough(pit))
     first = atoms.get_potential_energy()
-    optimizer = RLOptimizer(atoms, agent=agent, logfile=None)
+    optimizer = RLOptimizer(atoms, agent=None, logfile=None)
     assert optimizer.run(fmax=0.01, steps=200)
     assert optimizer.force_evaluations == atoms.calc.calls < 100
+    assert optimizer.state_dict()["safeguard"]["rough"]
     assert atoms.get_potential_energy() < first
 
 
 def test_a_run_across_a_cliff_goes_on_from_its_restart_file(tmp_path):
-    def begin(restart=None):
-        atoms = bulk("Cu", cubic=True)
-        atoms.positions[0, 0] += 0.5
-        atoms.calc = Rough(shelf)
-        return atoms, RLOptimizer(atoms, agent=None, logfile=None, restart=restart)
-
-    whole, optimizer = begin()
+    whole = displaced(Rough(pit))
+    optimizer = RLOptimizer(whole, agent=None, logfile=None)
     optimizer.run(fmax=0.01, steps=200)
-    steps = optimizer.nsteps
-    for before in range(1, steps):
-        atoms, optimizer = begin(tmp_path / f"{before}.npz")
-        optimizer.run(fmax=0.01, steps=before)
-        again, optimizer = begin(tmp_path / f"{before}.npz")
+    interrupted_when_rough = 0
+    for before in range(1, optimizer.nsteps):
+        atoms = displaced(Rough(pit))
+        first = RLOptimizer(atoms, agent=None, logfile=None, restart=tmp_path / f"{before}.npz")
+        first.run(fmax=0.01, steps=before)
+        interrupted_when_rough += first.state_dict()["safeguard"]["rough"]
+        again = displaced(Rough(pit))
         again.positions[:] = atoms.positions
-        optimizer.run(fmax=0.01, steps=200)
+        second = RLOptimizer(again, agent=None, logfile=None, restart=tmp_path / f"{before}.npz")
+        second.run(fmax=0.01, steps=200)
         np.testing.assert_allclose(again.positions, whole.positions, atol=1e-9)  # sums in another order
+        assert second.force_evaluations == optimizer.force_evaluations + 1  # where it goes on
+    assert interrupted_when_rough > 1
+
+
+def needles(x):
+    """A saw of 0.2 eV: steep everywhere, so that no minimum of the crystal is one of the whole."""
+    return 0.2 * (x / 0.01 % 1.0), 20.0
+
+
+def test_where_roughness_has_no_end_atoms_stand_at_the_lowest_point():
+    atoms = displaced(Rough(needles))
+    seen = []
+    optimizer = RLOptimizer(atoms, agent=None, logfile=None, maxstep=0.05)
+    optimizer.attach(lambda: seen.append((atoms.get_potential_energy(), atoms.positions.copy())))
+    with pytest.raises(CalculatorError, match=r"stuck at fmax|no step from fmax"):
+        optimizer.run(fmax=0.01, steps=2000)
+    lowest = min(energy for energy, _ in seen)
+    assert optimizer.state_dict()["safeguard"]["rough"]
+    assert atoms.get_potential_energy() == pytest.approx(lowest, abs=1e-9)
+    assert seen[-1][0] > lowest + 0.01
+    steps = [np.linalg.norm(after - before, axis=1).max() for (_, before), (_, after) in itertools.pairwise(seen)]
+    assert max(steps) < 0.05 + 1e-9

@@ -101,7 +101,7 @@ def secant(here: Frame, there: Frame, fmax: float) -> Frame | None:
 
     Args:
         here: As from `frames_of`.
-        there: Another frame of the same relaxation, with smaller forces.
+        there: A later frame of the same relaxation.
         fmax: eV/Å, at which the relaxation ended.
 
     Returns:
