@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -15,11 +15,12 @@ from relaxrl.graph import AtomGraph
 from relaxrl.losses import cloning_loss, strain_loss
 from relaxrl.losses.cloning import RELATIVE_FLOOR
 from relaxrl.nn import HessianActor
-from relaxrl.optimize import Relaxed
+from relaxrl.optimize import Evaluated, Relaxed
 from relaxrl.strain import vector_from_tensor
 from relaxrl.structures.frames import Frame, towards
 from relaxrl.training.gradient import SETTLED
 from relaxrl.training.recorded import graph_of
+from relaxrl.typing import FloatArray
 
 SHORTEST = 1e-4
 """Å; root mean square of a displacement below which nothing can be learned from it."""
@@ -68,29 +69,10 @@ def frames_of(done: Relaxed, calculator: str, fmax: float, parent: str | None = 
     """
     if not done.converged or len(done.path) < 2:
         return []
-    end = done.path[-1]
-    left = Atoms(done.atoms.numbers, end.positions, cell=end.cell, pbc=done.atoms.pbc)
-    frames = []
-    for point in done.path[:-1]:
-        here = Atoms(done.atoms.numbers, point.positions, cell=point.cell, pbc=done.atoms.pbc)
-        minimum = towards(here, left)
-        stress = None
-        if point.stress is not None and end.stress is not None:
-            stress = point.stress - end.stress * (left.get_volume() / here.get_volume())
-        frame = Frame(
-            here,
-            point.energy,
-            point.forces - end.forces,
-            stress,
-            minimum,
-            end.energy,
-            done.name,
-            done.name if parent is None else parent,
-            calculator,
-        )
-        if _teaches(frame, fmax):
-            frames.append(frame)
-    return frames
+    name = done.name if parent is None else parent
+    points = [_point(done, point, name, calculator) for point in done.path]
+    frames = [_led_to(point, points[-1]) for point in points[:-1]]
+    return [frame for frame in frames if _teaches(frame, fmax)]
 
 
 def secant(here: Frame, there: Frame, fmax: float) -> Frame | None:
@@ -108,24 +90,9 @@ def secant(here: Frame, there: Frame, fmax: float) -> Frame | None:
         None where that would teach nothing, or what no parabola with a minimum does: forces that grow, or curvature
         that is negative along the way.
     """
-    stress = None
-    if here.stress is not None and there.stress is not None:
-        stress = here.stress - there.stress * (there.atoms.get_volume() / here.atoms.get_volume())
-    forces = here.forces - there.forces
-    frame = Frame(
-        here.atoms,
-        here.energy,
-        forces,
-        stress,
-        towards(here.atoms, there.atoms),
-        there.energy,
-        here.crystal,
-        here.parent,
-        here.calculator,
-    )
+    frame = _led_to(here, there)
     shrinks = np.linalg.norm(there.forces) <= np.linalg.norm(here.forces)
-    way = frame.displacements if _moves(frame) else frame.minimum.positions - frame.atoms.positions
-    return frame if shrinks and (way * forces).sum() > 0 and _teaches(frame, fmax) else None
+    return frame if shrinks and (_way(frame) * frame.forces).sum() > 0 and _teaches(frame, fmax) else None
 
 
 def example(frame: Frame) -> Example:
@@ -137,7 +104,7 @@ def example(frame: Frame) -> Example:
             graph, torch.from_numpy(frame.displacements), torch.from_numpy(vector_from_tensor(frame.strain)), True
         )
     graph = graph.replace(stress=torch.zeros_like(graph.cell))
-    way = frame.minimum.positions - frame.atoms.positions
+    way = _way(frame)
     return Example(graph, torch.from_numpy(way - way.mean(axis=0)), torch.zeros(6, dtype=torch.float64), False)
 
 
@@ -172,11 +139,36 @@ def relative_error(loss: float) -> float:
     return float(np.exp(0.5 * (loss + NO_ERROR)))
 
 
+def _point(done: Relaxed, point: Evaluated, parent: str, calculator: str) -> Frame:
+    """A point of a relaxation with all that was evaluated there, not yet led anywhere."""
+    here = Atoms(done.atoms.numbers, point.positions, cell=point.cell, pbc=done.atoms.pbc)
+    return Frame(here, point.energy, point.forces, point.stress, here, point.energy, done.name, parent, calculator)
+
+
+def _led_to(here: Frame, there: Frame) -> Frame:
+    """With the way from one point to another, and the forces and stress that change on it."""
+    stress = None
+    if here.stress is not None and there.stress is not None:
+        stress = here.stress - there.stress * (there.atoms.get_volume() / here.atoms.get_volume())
+    return replace(
+        here,
+        forces=here.forces - there.forces,
+        stress=stress,
+        minimum=towards(here.atoms, there.atoms),
+        minimum_energy=there.energy,
+    )
+
+
+def _way(frame: Frame) -> FloatArray:
+    """What atoms have to go, (n_atoms, 3), Å."""
+    way: FloatArray = frame.minimum.positions - frame.atoms.positions
+    return frame.displacements if _moves(frame) else way
+
+
 def _teaches(frame: Frame, fmax: float) -> bool:
     """Whether numbers are sane, and there is something left to learn."""
     forces = np.linalg.norm(frame.forces, axis=1)
-    away = frame.displacements if _moves(frame) else frame.minimum.positions - frame.atoms.positions
-    lengths = np.linalg.norm(away, axis=1)
+    lengths = np.linalg.norm(_way(frame), axis=1)
     pulled = bool(forces.max() > SETTLED * fmax)
     if _moves(frame) and frame.stress is not None:
         pulled |= bool(np.abs(frame.stress).max() * frame.atoms.get_volume() / len(frame.atoms) > SETTLED * fmax)
