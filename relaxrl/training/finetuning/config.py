@@ -85,7 +85,8 @@ class FinetuneConfig:
             raise ValueError(f"`rattle` must be two positive lengths in Å, the lower one first, got {self.rattle}")
         if not 0 <= self.strain <= 0.1:
             raise ValueError(f"`strain` must be between 0 and 0.1, got {self.strain}")
-        _check_share("secants", self.secants)
+        if not 0 <= self.secants <= 1:
+            raise ValueError(f"`secants` is a share, between 0 and 1, got {self.secants}")
         if not 0 < self.held_out < 1:
             raise ValueError(f"`held_out` is a share, between 0 and 1, got {self.held_out}")
         if self.seed < 0:
@@ -110,8 +111,6 @@ class OnlineConfig:
     """As in fine-tuning."""
     replay_size: int = 8
     """Frames of replay per update."""
-    secants: float = 0.5
-    """As in fine-tuning."""
     learning_rate: float = 5e-4
     """Highest, reached after a tenth of the updates; it falls to zero along a cosine."""
     seed: int = 0
@@ -126,14 +125,8 @@ class OnlineConfig:
             raise ValueError(f"`every` must be at least 2: one to learn from and one to judge by, got {self.every}")
         if self.memory < self.every:
             raise ValueError(f"`memory` must hold at least `every` = {self.every} relaxations, got {self.memory}")
-        _check_share("secants", self.secants)
         for name in ("seconds", "learning_rate"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"`{name}` must be positive, got {getattr(self, name)}")
         if self.seed < 0:
             raise ValueError(f"`seed` must not be negative, got {self.seed}")
-
-
-def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ValueError(f"`{name}` is a share, between 0 and 1, got {share}")

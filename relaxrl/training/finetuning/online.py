@@ -221,14 +221,7 @@ class OnlineLearning:
         generator = torch.Generator().manual_seed(
             int(np.random.default_rng([config.seed, self._taken]).integers(2**62))
         )
-        batches = RelaxationBatches(
-            self._train,
-            self._replay,
-            config.batch_size,
-            config.replay_size,
-            config.secants,
-            self._conditions.fmax,
-        )
+        batches = RelaxationBatches(self._train, self._replay, config.batch_size, config.replay_size)
         rates = FitConfig(
             optimizer="Adam",
             max_lr=config.learning_rate,
