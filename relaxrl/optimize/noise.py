@@ -47,8 +47,10 @@ def noise(surface: Surface, here: Point, fmax: float) -> Noise:
         fmax: eV/Å, asked for.
     """
     near = _nudged(surface, here, NUDGE)
-    found = _largest(surface, None if near is None else near.gradient - here.gradient) / np.sqrt(2)
-    if near is None or found <= SHARE * fmax:
+    if near is None:
+        return Noise(float("inf"), 1)
+    found = _largest(surface, near.gradient - here.gradient) / np.sqrt(2)
+    if found <= SHARE * fmax:
         return Noise(found, 1)
     far = _nudged(surface, here, 2 * NUDGE)
     if far is None:
@@ -73,10 +75,8 @@ def _nudged(surface: Surface, here: Point, nudge: float) -> Point | None:
     return there
 
 
-def _largest(surface: Surface, change: FloatArray | None) -> float:
-    """Of a change of the gradient, on any atom or on the cell; infinite for none."""
-    if change is None:
-        return float("inf")
+def _largest(surface: Surface, change: FloatArray) -> float:
+    """Of a change of the gradient, on any atom or on the cell."""
     n_dof = 3 * len(surface.numbers)
     rest = np.abs(change[n_dof:]).max(initial=0.0)
     return float(max(np.linalg.norm(change[:n_dof].reshape(-1, 3), axis=1).max(), rest))
